@@ -1,0 +1,107 @@
+"""What a folder of runs found: means and standard deviations over seeds, and what is missing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..errors import KitError
+from ..figures import sweep_results
+from ..storage import write_atomically
+from .run import PROVENANCE, RESULT
+from .sweep import SWEEP_SUFFIX
+
+SEED = "seed"
+MOST_METRICS = 4  # shown where a sweep doesn't say what to report
+
+
+@dataclass(frozen=True)
+class Report:
+    """One sweep's findings.
+
+    table: a row a parameter combination: the mean, "METRIC sd" (sample standard deviation over the seeds,
+        NaN for a single one) and "n", the number of finished runs.
+    failed: run id -> sentence. missing: ids of runs that haven't been made.
+    """
+
+    name: str
+    about: str
+    varying: tuple[str, ...]
+    metrics: tuple[str, ...]
+    table: pd.DataFrame
+    failed: dict[str, str]
+    missing: tuple[str, ...]
+
+    def to_markdown(self) -> str:
+        """The table with "mean ± sd", then failed and missing runs."""
+        shown = self.varying or ("runs",)
+        lines = [f"# {self.name}", "", self.about, "", f"| {' | '.join((*shown, 'n', *self.metrics))} |", f"|{'---|' * (len(shown) + 1 + len(self.metrics))}"]
+        for _, row in self.table.iterrows():
+            cells = [str(row[name]) for name in self.varying] or ["all"]
+            lines.append(f"| {' | '.join((*cells, str(row['n']), *(_mean_sd(row[m], row[f'{m} sd']) for m in self.metrics)))} |")
+        lines += ["", "n: finished runs; mean ± standard deviation over their seeds."]
+        lines += [f"Failed: {run}: {sentence}" for run, sentence in self.failed.items()]
+        if self.missing:
+            lines.append(f"Missing: {len(self.missing)} run(s) haven't been made ({', '.join(self.missing)}).")
+        return "\n".join(lines) + "\n"
+
+
+def report(runs: str | Path) -> list[Report]:
+    """Read every sweep in a folder of runs; write `NAME.md`, `NAME.csv` and `NAME.png` beside them.
+
+    Raises: KitError if the folder has no sweep.
+    """
+    runs = Path(runs)
+    sweeps = sorted(runs.glob(f"*{SWEEP_SUFFIX}"))
+    if not sweeps:
+        raise KitError(f"{runs} holds no sweep. Make one with: primia sweep sweeps/NAME.yaml --runs {runs}")
+    reports = []
+    for path in sweeps:
+        found = _read(json.loads(path.read_text()), runs)
+        reports.append(found)
+        stem = path.name.removesuffix(SWEEP_SUFFIX)
+        write_atomically(runs / f"{stem}.md", found.to_markdown())
+        write_atomically(runs / f"{stem}.csv", found.table.to_csv(index=False))
+        if found.varying and found.metrics:
+            figure = sweep_results(found.table, found.varying, found.metrics)
+            write_atomically(runs / f"{stem}.png", lambda part, f=figure: f.savefig(part, format="png"))
+    return reports
+
+
+def _read(plan: dict[str, Any], runs: Path) -> Report:
+    varying = tuple(name for name in plan["varying"] if name != SEED)
+    rows, failed, missing = [], {}, []
+    for planned in plan["runs"]:
+        folder = runs / planned["id"]
+        if (folder / RESULT).is_file():
+            rows.append({**{n: planned["parameters"][n] for n in varying}, **json.loads((folder / RESULT).read_text())})
+            continue
+        provenance = json.loads((folder / PROVENANCE).read_text()) if (folder / PROVENANCE).is_file() else {}
+        if provenance.get("status") == "failed":
+            failed[planned["id"]] = provenance["error"]
+        else:
+            missing.append(planned["id"])
+    frame = pd.DataFrame(rows)
+    numeric = [c for c in frame.select_dtypes("number") if c not in varying]
+    metrics = tuple(plan["report"]) or tuple(numeric[:MOST_METRICS])
+    if rows and (unknown := [m for m in metrics if m not in frame]):
+        raise KitError(f"The sweep {plan['name']} wants to report {unknown[0]!r}; its runs recorded {', '.join(frame.columns)}.")
+    return Report(plan["name"], plan["about"], varying, metrics if rows else (), _summarise(frame, varying, numeric), failed, tuple(missing))
+
+
+def _summarise(frame: pd.DataFrame, varying: tuple[str, ...], numeric: list[str]) -> pd.DataFrame:
+    if frame.empty:
+        return pd.DataFrame(columns=[*varying, "n"])
+    groups = frame.groupby(list(varying), sort=False) if varying else frame.groupby(lambda _: 0)
+    table = pd.DataFrame({"n": groups.size()})
+    for name in numeric:
+        table[name], table[f"{name} sd"] = groups[name].mean(), groups[name].std(ddof=1)
+    return table.reset_index() if varying else table.reset_index(drop=True)
+
+
+def _mean_sd(mean: float, sd: float) -> str:
+    return "not defined" if pd.isna(mean) else f"{mean:.3f}" if pd.isna(sd) else f"{mean:.3f} ± {sd:.3f}"

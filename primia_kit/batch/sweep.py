@@ -1,0 +1,99 @@
+"""A sweep: one notebook over a grid of parameters, in a YAML file; stop it and start it again at will.
+
+    notebook: ../notebooks/00_quickstart.ipynb   # from the YAML file's folder
+    about: What the sweep is to find out.
+    parameters: {rounds: 10}                     # the same in all runs
+    grid:                                        # every combination is a run
+      weighting: [films, uniform]
+      seed: [0, 1, 2]
+    report: [local.mcc, federated.mcc]           # the results that the report shows
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import KitError, nearest
+from ..storage import write_atomically
+from .run import Outcome, RunRequest, run
+
+SWEEP_SUFFIX = ".sweep.json"
+_KEYS = ("notebook", "about", "parameters", "grid", "report")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep: its runs in order, the parameters that vary, and the results to report."""
+
+    name: str
+    about: str
+    requests: tuple[RunRequest, ...]
+    varying: tuple[str, ...]
+    report: tuple[str, ...]
+
+
+def load_sweep(path: str | Path) -> Sweep:
+    """Read a sweep and check every run of it, so that nothing starts that a later typing error would stop.
+
+    Raises: KitError naming the key, the parameter or the value that is wrong, and the nearest right one.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise KitError(f"Can't read the sweep {path}: {error}.") from error
+    except yaml.YAMLError as error:
+        raise KitError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise KitError(f"{path} must have the keys {', '.join(_KEYS)}.")
+    for key in content:
+        if key not in _KEYS:
+            raise KitError(f"{path} has an unknown key {key!r}{nearest(str(key), _KEYS)}; a sweep has {', '.join(_KEYS)}.")
+    grid, fixed = content.get("grid") or {}, content.get("parameters") or {}
+    if "notebook" not in content or not isinstance(grid, dict) or not grid or not isinstance(fixed, dict):
+        raise KitError(f"{path} needs a `notebook` and a `grid` of parameters with lists of values.")
+    for name, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise KitError(f"{path}: grid.{name} is {values!r}; it must be a list of values.")
+        if name in fixed:
+            raise KitError(f"{path}: {name} stands under `parameters` and under `grid`; choose one.")
+    notebook = path.parent / str(content["notebook"])
+    points = [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
+    requests = [RunRequest.make(notebook, {**fixed, **point}) for point in points]
+    ids = [request.id for request in requests]
+    if len(set(ids)) < len(ids):
+        raise KitError(f"{path}: two runs of the grid are the same; a list has a value twice.")
+    return Sweep(path.stem, str(content.get("about") or ""), tuple(requests), tuple(grid), tuple(content.get("report") or ()))
+
+
+def run_sweep(sweep: Sweep, runs: str | Path = "runs", *, on_run: Callable[[int, RunRequest, Outcome | None], None] | None = None) -> list[Outcome]:
+    """Make every run that isn't finished. A failed one is recorded and the sweep goes on.
+
+    Args:
+        on_run: called as (index, request, None) before and (index, request, outcome) after each run.
+    """
+    plan = {
+        "name": sweep.name, "about": sweep.about, "varying": sweep.varying, "report": sweep.report,
+        "runs": [{"id": r.id, "parameters": r.parameters} for r in sweep.requests],
+    }  # fmt: skip
+    write_atomically(Path(runs) / f"{sweep.name}{SWEEP_SUFFIX}", json.dumps(plan, indent=1) + "\n")
+    outcomes = []
+    for index, request in enumerate(sweep.requests):
+        if on_run:
+            on_run(index, request, None)
+        outcomes.append(run(request, runs, quiet=True))
+        if on_run:
+            on_run(index, request, outcomes[-1])
+    return outcomes
+
+
+def varying_part(request: RunRequest, sweep: Sweep) -> dict[str, Any]:
+    """The parameters that tell a run from its neighbours."""
+    return {name: request.parameters[name] for name in sweep.varying}

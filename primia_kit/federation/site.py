@@ -1,0 +1,81 @@
+"""A hospital: it holds films, and gives out statistics, updates and, of its test films, predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..data import FilmSet, Manifest, load_films
+from ..errors import KitError
+from ..models import ModelSpec
+from .local import LocalTraining, train_locally
+from .plan import TrainingPlan
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital's films in memory. What its methods return is what leaves the hospital."""
+
+    name: str
+    train: FilmSet
+    test: FilmSet
+
+    def check(self, plan: TrainingPlan) -> None:
+        """Refuse a plan that these films can't serve; a label that the site lacks is no obstacle."""
+        for films in (self.train, self.test):
+            for what in ("classes", "size", "geometry"):
+                if getattr(films, what) != getattr(plan, what):
+                    raise KitError(f"Site {self.name}'s films have {what} {getattr(films, what)!r}, the plan says {getattr(plan, what)!r}.")
+        if not len(self.train):
+            raise KitError(f"Site {self.name} has no training film.")
+        if len(self.train) < 2 and plan.norm == "batch":
+            raise KitError(f'Site {self.name} has a single training film; BatchNorm needs two. Use norm="group".')
+
+    def pixel_sums(self) -> dict[str, torch.Tensor]:
+        """Number, sum and sum of squares of the training films' pixels: float64 scalars."""
+        # A film's sums in float32 are exact to 1e-6; only the sum over films needs float64.
+        images = self.train.images
+        return {
+            "pixels": torch.tensor(images.numel(), dtype=torch.float64),
+            "sum": images.sum((1, 2, 3)).double().sum(),
+            "sum_of_squares": images.square().sum((1, 2, 3)).double().sum(),
+        }
+
+    def update(
+        self, plan: TrainingPlan, spec: ModelSpec, weights: dict[str, torch.Tensor], round: int
+    ) -> tuple[dict[str, torch.Tensor], LocalTraining]:
+        """Train the global weights on the site's films.
+
+        Returns: the weighted update {name: weight * (local - global)} with the weight itself under
+        "weight", float32; and what the training was like.
+        """
+        network = spec.build()
+        network.load_state_dict(weights)
+        training = train_locally(network, self.train, plan, spec, round=round, site=self.name)
+        weight = float(len(self.train)) if plan.weighting == "films" else 1.0
+        update = {name: (local - weights[name]) * weight for name, local in network.state_dict().items() if local.is_floating_point()}
+        return {"weight": torch.tensor(weight), **update}, training
+
+
+def load_sites(manifest: Manifest, plan: TrainingPlan, *, unreadable: str = "error", progress=None) -> list[Site]:
+    """Read every site's training and test films into memory as the plan wants them.
+
+    Raises: KitError for unreadable films, and for a site without any training film.
+    """
+    if "" in manifest.sites:
+        raise KitError("Some films have no site yet; give every patient one, e.g. with share_out(manifest, sites=3, seed=0).")
+    total, before = len(manifest.films), 0
+
+    def part(site: str, split: str) -> FilmSet:
+        nonlocal before
+        chosen = manifest.select(site=site, split=split)
+        relay = progress and (lambda done, _, what: progress(before + done, total, what))
+        films = load_films(chosen, size=plan.size, geometry=plan.geometry, classes=plan.classes, unreadable=unreadable, progress=relay)
+        before += len(chosen)
+        return films
+
+    sites = [Site(name, part(name, "train"), part(name, "test")) for name in manifest.sites]
+    for site in sites:
+        site.check(plan)
+    return sites

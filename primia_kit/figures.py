@@ -1,0 +1,191 @@
+"""Every picture of the kit: functions from results to a matplotlib `Figure`.
+
+Colours are Okabe & Ito's, which colour-blind readers can tell apart; no figure tells by colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from .data import Manifest, read_film, resize
+from .federation import Comparison, TrainingRun
+
+BLUE, ORANGE, GREEN, RED, PURPLE, GRAY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#767676"
+PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, "#56B4E9", "#F0E442", GRAY)
+ARMS = {"alone": (GRAY, ".."), "federated": (BLUE, ""), "pooled (central)": (ORANGE, "//")}
+_MARKERS = "osD^vPX*"
+
+
+def contact_sheet(manifest: Manifest, *, films: int = 3, size: int = 128) -> Figure:
+    """Films of every label (columns) at every site (rows), as a viewer would show them.
+
+    Args:
+        films: how many of each label, the first of different patients.
+        size: side of a thumbnail in pixels.
+    """
+    sites, classes = manifest.sites, manifest.classes
+    figure = _figure(1.15 * films * len(classes), 1.25 * len(sites) + 0.4)
+    axes = figure.subplots(len(sites), films * len(classes), squeeze=False)
+    for row, site in enumerate(sites):
+        for c, label in enumerate(classes):
+            by_patient = {film.patient: film for film in reversed(manifest.select(site=site).films) if film.label == label}
+            chosen = sorted(by_patient.values(), key=lambda film: film.path)[:films]
+            for i in range(films):
+                axis = axes[row, c * films + i]
+                axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
+                if i < len(chosen):
+                    axis.imshow(resize(read_film(manifest.path_of(chosen[i])), size, "pad"), cmap="gray", vmin=0, vmax=1)
+                elif i == 0:
+                    axis.text(0.5, 0.5, "none", ha="center", va="center", color=GRAY)
+                if row == 0 and i == films // 2:
+                    axis.set_title(label)
+        axes[row, 0].set_ylabel(f"Hospital {site}", fontsize=10)
+    return figure
+
+
+def who_has_what(manifest: Manifest) -> Figure:
+    """Training films of every label at every site, with the number of patients."""
+    train = manifest.select(split="train")
+    sites, classes = manifest.sites, manifest.classes
+    figure = _figure(6.5, 0.5 * len(sites) + 1.2)
+    axis = figure.subplots()
+    left = np.zeros(len(sites))
+    for c, label in enumerate(classes):
+        counts = np.array([sum(f.label == label for f in train.select(site=s)) for s in sites])
+        bars = axis.barh([f"Hospital {s}" for s in sites], counts, left=left, color=PALETTE[c % len(PALETTE)], label=label)
+        axis.bar_label(bars, [str(n) if n else "" for n in counts], label_type="center", color="white")
+        left += counts
+    for row, site in enumerate(sites):
+        patients = len({f.patient for f in train.select(site=site)})
+        axis.text(left[row], row, f"  {patients} children", va="center")
+    axis.set(xlabel="training films", xlim=(0, left.max() * 1.25))
+    axis.invert_yaxis()
+    axis.legend(ncols=len(classes), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    return _clean(figure)
+
+
+def what_moves(update_bytes: int, film_bytes: Mapping[str, int], rounds: int) -> Figure:
+    """Films stay, updates move: who holds what, and how much crosses the line.
+
+    Args:
+        update_bytes: one site's update. film_bytes: site -> size of its films. rounds: of the plan.
+    """
+    figure = _figure(7.5, 3.4)
+    axis = figure.subplots()
+    axis.set(xlim=(0, 10), ylim=(0, 4.4))
+    axis.axis("off")
+    _box(axis, 7.2, 1.5, 2.6, 1.4, "Server\nadds up updates,\nkeeps the global model", ORANGE)
+    top = 3.4
+    sites = list(film_bytes)
+    shown = sites if len(sites) <= 4 else [*sites[:3], "…"]
+    step = 3.6 / len(shown)
+    for row, site in enumerate(shown):
+        y = top - row * step
+        if site == "…":
+            axis.text(1.4, y + 0.4, f"… {len(sites)} hospitals", ha="center")
+            continue
+        _box(axis, 0.1, y, 2.7, min(0.95, step * 0.85), f"Hospital {site}\n{_size(film_bytes[site])} of films stay here", BLUE)
+        for offset, ends in ((0.12, ((2.85, y + 0.55), (7.15, 2.25))), (-0.12, ((7.15, 2.1), (2.85, y + 0.35)))):
+            colour = BLUE if offset > 0 else ORANGE
+            axis.add_patch(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=12, color=colour, lw=1.2))
+    axis.text(5.0, 4.15, f"to the server, each round: one update, {_size(update_bytes)}", ha="center", color=BLUE)
+    axis.text(5.0, 0.05, f"back, each round: the new global model, {_size(update_bytes)}; {rounds} rounds", ha="center", color="#9A6A00")
+    return figure
+
+
+def learning_curves(runs: Mapping[str, TrainingRun]) -> Figure:
+    """Training loss round by round; one line a site and run."""
+    figure = _figure(6.5, 3.2)
+    axis = figure.subplots()
+    line = 0
+    for name, run in runs.items():
+        for site in run.rounds[0].losses:
+            label = name if len(run.rounds[0].losses) == 1 else f"{name}, {site}"
+            losses = [r.losses[site] for r in run.rounds]
+            axis.plot([r.number for r in run.rounds], losses, color=PALETTE[line % len(PALETTE)], marker=_MARKERS[line % len(_MARKERS)], ms=4, label=label)
+            line += 1
+    axis.set(xlabel="round", ylabel="training loss (nats)", ylim=(0, None))
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return _clean(figure)
+
+
+def gain_by_site(comparison: Comparison, metric: str = "mcc") -> Figure:
+    """For each hospital's own test films: trained alone, federated, pooled."""
+    table = comparison.by_site(metric)
+    figure = _figure(6.5, 3.2)
+    axis = figure.subplots()
+    width = 0.8 / len(ARMS)
+    for i, (arm, (colour, hatch)) in enumerate(ARMS.items()):
+        at = np.arange(len(table)) + (i - 1) * width
+        bars = axis.bar(at, table[arm], width * 0.92, color=colour, hatch=hatch, edgecolor="white", label=arm)
+        axis.bar_label(bars, [f"{v:.2f}" if np.isfinite(v) else "none" for v in table[arm]], fontsize=8, padding=1)
+    axis.set_xticks(range(len(table)), [f"Hospital {s}" for s in table.index])
+    axis.axhline(0, color="black", lw=0.8)
+    axis.set(ylabel=f"{metric.upper() if metric in ('mcc', 'auc') else metric.replace('_', ' ')} on its own test films")
+    axis.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    return _clean(figure)
+
+
+def sweep_results(frame, varying: Sequence[str], metrics: Sequence[str]) -> Figure:
+    """Mean and standard deviation over seeds of each metric, against the first parameter that varies.
+
+    Args:
+        frame: a pandas table with a column for each of `varying`, and for each metric `METRIC` and
+            `METRIC sd`.
+    """
+    x, others = varying[0], list(varying[1:])
+    figure = _figure(max(4.0, 3.6 * len(metrics)), 3.4)
+    axes = figure.subplots(1, len(metrics), squeeze=False, sharey=len(metrics) > 1)[0]
+    numeric = np.issubdtype(frame[x].dtype, np.number)
+    ticks = sorted(frame[x].unique()) if numeric else list(dict.fromkeys(frame[x]))
+    groups = list(frame.groupby(others, sort=False)) if others else [((), frame)]
+    for axis, metric in zip(axes, metrics, strict=True):
+        for i, (point, part) in enumerate(groups):
+            label = ", ".join(f"{n} {v}" for n, v in zip(others, point if isinstance(point, tuple) else (point,), strict=True))
+            at = part[x] if numeric else [ticks.index(v) + 0.06 * (i - (len(groups) - 1) / 2) for v in part[x]]
+            style = "-" if numeric else ""
+            axis.errorbar(
+                at, part[metric], part[f"{metric} sd"].fillna(0), fmt=_MARKERS[i % len(_MARKERS)] + style,
+                color=PALETTE[i % len(PALETTE)], capsize=3, label=label or None,
+            )  # fmt: skip
+        axis.set(xlabel=x, title=metric)
+        if not numeric:
+            axis.set_xticks(range(len(ticks)), [str(t) for t in ticks])
+            axis.set_xlim(-0.5, len(ticks) - 0.5)
+    if others:
+        axes[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return _clean(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure in inches that the notebook shows once: pyplot, which would show it again, forgets it."""
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(width, height), layout="constrained", dpi=110)
+    pyplot.close(figure)
+    return figure
+
+
+def _clean(figure: Figure) -> Figure:
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _box(axis, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:
+    axis.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.12", fc=colour + "22", ec=colour, lw=1.5))
+    axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError

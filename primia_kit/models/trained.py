@@ -1,0 +1,102 @@
+"""Models by name, and a trained model with everything that inference has to know about it."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import KitError, nearest
+from ..seeds import derive_seed
+from ..storage import write_atomically
+from .resnet import resnet9, resnet18
+from .small_cnn import small_cnn
+from .vgg import vgg16
+
+ARCHITECTURES = {"resnet9": resnet9, "resnet18": resnet18, "vgg16": vgg16, "small_cnn": small_cnn}
+SMALLEST_FILM = {"resnet9": 32, "resnet18": 32, "vgg16": 32, "small_cnn": 16}  # pixels a side
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What has to be known to build a model and to feed it as it was trained.
+
+    Pixels in [0, 1] enter the network as (pixel - pixel_mean) / pixel_std.
+    """
+
+    architecture: str
+    classes: tuple[str, ...]
+    norm: str
+    pool: str
+    size: int
+    geometry: str
+    pixel_mean: float
+    pixel_std: float
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """A freshly initialised network; the seed decides its weights and nothing else's."""
+        if self.architecture not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise KitError(f"Unknown architecture {self.architecture!r}{nearest(self.architecture, ARCHITECTURES)}; there are {known}.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "initial weights"))
+            return ARCHITECTURES[self.architecture](len(self.classes), self.norm, self.pool)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        return (images - self.pixel_mean) / self.pixel_std
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A spec and its weights (a state dict)."""
+
+    spec: ModelSpec
+    weights: dict[str, torch.Tensor]
+
+    def network(self) -> nn.Module:
+        """The network in evaluation mode.
+
+        Raises: KitError if the weights don't fit the spec, naming the first parameter that doesn't.
+        """
+        network = self.spec.build()
+        _check_fit(network.state_dict(), self.weights)
+        network.load_state_dict(self.weights)
+        return network.eval()
+
+    def save(self, path: str | Path) -> Path:
+        """Write spec and weights to one file, atomically."""
+        buffer = io.BytesIO()
+        torch.save({"spec": asdict(self.spec), "weights": self.weights}, buffer)
+        return write_atomically(path, buffer.getvalue())
+
+
+def load_model(path: str | Path) -> TrainedModel:
+    """Read a model that `TrainedModel.save` wrote; no code in the file is run (`weights_only=True`).
+
+    Raises: KitError if the file is not such a model.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        spec = ModelSpec(**{**content["spec"], "classes": tuple(content["spec"]["classes"])})
+        return TrainedModel(spec, content["weights"])
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise KitError(f"{path} is not a model saved by the kit: {str(error).splitlines()[0]}") from error
+
+
+def _check_fit(expected: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> None:
+    for name in expected:
+        if name not in given:
+            raise KitError(f"The weights have no parameter {name!r}{nearest(name, given)}.")
+        if given[name].shape != expected[name].shape:
+            raise KitError(f"Parameter {name!r} has shape {tuple(given[name].shape)}; the architecture has {tuple(expected[name].shape)}.")
+    for name in given:
+        if name not in expected:
+            raise KitError(f"The weights have a parameter {name!r} that the architecture doesn't have.")
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
