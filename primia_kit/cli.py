@@ -57,20 +57,28 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="execute a notebook with parameters", description=_RUN_HELP, formatter_class=plain)
     run.add_argument("notebook", type=Path)
-    run.add_argument("-p", dest="parameters", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated")
+    run.add_argument(
+        "-p", dest="parameters", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated"
+    )
     run.add_argument("--list", action="store_true", help="show the notebook's parameters and stop")
     run.add_argument("--html", action="store_true", help="write the executed notebook as a page, too")
     run.add_argument("--again", action="store_true", help="repeat a run that is finished")
     run.set_defaults(command=_run)
 
-    sweep = commands.add_parser("sweep", help="run a notebook over a grid of parameters", description=_SWEEP_HELP, formatter_class=plain)
+    sweep = commands.add_parser(
+        "sweep", help="run a notebook over a grid of parameters", description=_SWEEP_HELP, formatter_class=plain
+    )
     sweep.add_argument("sweep", type=Path, metavar="SWEEP.yaml")
     sweep.add_argument("--dry-run", action="store_true", help="check everything and list the runs, but make none")
     sweep.set_defaults(command=_sweep)
     for command in (run, sweep):
-        command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the folder of all runs (default: runs)")
+        command.add_argument(
+            "--runs", type=Path, default=Path("runs"), metavar="DIR", help="the folder of all runs (default: runs)"
+        )
 
-    report = commands.add_parser("report", help="tables and plots of finished sweeps", description=_REPORT_HELP, formatter_class=plain)
+    report = commands.add_parser(
+        "report", help="tables and plots of finished sweeps", description=_REPORT_HELP, formatter_class=plain
+    )
     report.add_argument("runs", type=Path, metavar="DIR")
     report.set_defaults(command=_report)
     return parser
@@ -119,7 +127,9 @@ def _sweep(options: argparse.Namespace) -> int:
         if outcome is None:
             print(f"[{index + 1}/{total}] {name(request)} ", end="", flush=True)
             return
-        told = {"finished": f"finished in {outcome.seconds:.0f} s", "skipped": "finished before"}.get(outcome.status, f"{outcome.status}: {outcome.error}")
+        told = {"finished": f"finished in {outcome.seconds:.0f} s", "skipped": "finished before"}.get(
+            outcome.status, f"{outcome.status}: {outcome.error}"
+        )
         print(f"... {told}", flush=True)
 
     outcomes = run_sweep(sweep, options.runs, on_run=on_run)
@@ -150,11 +160,24 @@ def _assignments(texts: list[str]) -> dict[str, str]:
 
 
 def _result_table(result: dict) -> str:
-    """Two columns; a run with very many results shows the ones that aren't about a single site."""
+    """Names of the form WHAT.METRIC as a table, WHAT down and METRIC across; the others a line each."""
     if not result:
         return "The notebook recorded no result."
-    width = max(map(len, result))
-    return "\n".join(f"{name:<{width}}  {'not defined' if v is None else f'{v:.3f}' if isinstance(v, float) else v}" for name, v in result.items())
+    split = {name: name.rpartition(".")[::2] for name in result if "." in name}
+    rows = sorted({what for what, _ in split.values()}, key=lambda what: (what.count("."), what))
+    columns = sorted({metric for _, metric in split.values()})
+    lines = [f"{name:<18}  {_shown(value)}" for name, value in result.items() if name not in split]
+    if rows:
+        widths = [max(len(column), 11) for column in columns]
+        lines += ["", " " * 18 + "".join(f"  {c:>{w}}" for c, w in zip(columns, widths, strict=True))]
+        for what in rows:
+            cells = [_shown(result[f"{what}.{c}"]) if f"{what}.{c}" in result else "" for c in columns]
+            lines.append(f"{what:<18}" + "".join(f"  {cell:>{w}}" for cell, w in zip(cells, widths, strict=True)))
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value) -> str:
+    return "not defined" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

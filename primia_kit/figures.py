@@ -75,26 +75,23 @@ def what_moves(update_bytes: int, film_bytes: Mapping[str, int], rounds: int) ->
     Args:
         update_bytes: one site's update. film_bytes: site -> size of its films. rounds: of the plan.
     """
-    figure = _figure(7.5, 3.4)
-    axis = figure.subplots()
-    axis.set(xlim=(0, 10), ylim=(0, 4.4))
-    axis.axis("off")
-    _box(axis, 7.2, 1.5, 2.6, 1.4, "Server\nadds up updates,\nkeeps the global model", ORANGE)
-    top = 3.4
     sites = list(film_bytes)
-    shown = sites if len(sites) <= 4 else [*sites[:3], "…"]
-    step = 3.6 / len(shown)
+    shown = sites if len(sites) <= 4 else [*sites[:3], f"… {len(sites)} hospitals"]
+    figure = _figure(8, 0.9 * len(shown) + 0.8)
+    axis = figure.subplots()
+    axis.set(xlim=(0, 10), ylim=(-0.6, len(shown) + 0.6))
+    axis.axis("off")
+    middle = len(shown) / 2
+    _box(axis, 7.3, middle - 0.6, 2.6, 1.2, "Server\nadds up the updates,\nkeeps the global model", ORANGE)
     for row, site in enumerate(shown):
-        y = top - row * step
-        if site == "…":
-            axis.text(1.4, y + 0.4, f"… {len(sites)} hospitals", ha="center")
-            continue
-        _box(axis, 0.1, y, 2.7, min(0.95, step * 0.85), f"Hospital {site}\n{_size(film_bytes[site])} of films stay here", BLUE)
-        for offset, ends in ((0.12, ((2.85, y + 0.55), (7.15, 2.25))), (-0.12, ((7.15, 2.1), (2.85, y + 0.35)))):
-            colour = BLUE if offset > 0 else ORANGE
-            axis.add_patch(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=12, color=colour, lw=1.2))
-    axis.text(5.0, 4.15, f"to the server, each round: one update, {_size(update_bytes)}", ha="center", color=BLUE)
-    axis.text(5.0, 0.05, f"back, each round: the new global model, {_size(update_bytes)}; {rounds} rounds", ha="center", color="#9A6A00")
+        y = len(shown) - row - 0.5
+        text = f"Hospital {site}\n{_size(film_bytes[site])} of films stay here" if site in film_bytes else site
+        _box(axis, 0.1, y - 0.36, 2.9, 0.72, text, BLUE)
+        for lift, colour, style in ((0.1, BLUE, "-|>"), (-0.1, ORANGE, "<|-")):
+            ends = (3.1, y + lift), (7.2, middle + (y - middle) * 0.25 + lift)
+            axis.add_patch(FancyArrowPatch(*ends, arrowstyle=style, mutation_scale=12, color=colour, lw=1.4))
+    axis.text(5.15, len(shown) + 0.3, f"each round, to the server: one update, {_size(update_bytes)}", ha="center", color=BLUE)
+    axis.text(5.15, -0.5, f"and back: the new global model, {_size(update_bytes)}; {rounds} rounds", ha="center", color="#8A5E00")
     return figure
 
 
@@ -107,7 +104,14 @@ def learning_curves(runs: Mapping[str, TrainingRun]) -> Figure:
         for site in run.rounds[0].losses:
             label = name if len(run.rounds[0].losses) == 1 else f"{name}, {site}"
             losses = [r.losses[site] for r in run.rounds]
-            axis.plot([r.number for r in run.rounds], losses, color=PALETTE[line % len(PALETTE)], marker=_MARKERS[line % len(_MARKERS)], ms=4, label=label)
+            axis.plot(
+                [r.number for r in run.rounds],
+                losses,
+                color=PALETTE[line % len(PALETTE)],
+                marker=_MARKERS[line % len(_MARKERS)],
+                ms=4,
+                label=label,
+            )
             line += 1
     axis.set(xlabel="round", ylabel="training loss (nats)", ylim=(0, None))
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -179,7 +183,9 @@ def _clean(figure: Figure) -> Figure:
 
 
 def _box(axis, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:
-    axis.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.12", fc=colour + "22", ec=colour, lw=1.5))
+    axis.add_patch(
+        FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.02,rounding_size=0.12", fc=colour + "22", ec=colour, lw=1.5)
+    )
     axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
 
 
@@ -189,3 +195,17 @@ def _size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError
+
+
+def main(folder: str) -> None:
+    """Draw the README's picture: films stay, updates move, above three hospitals' films."""
+    from .data import synthetic_hospitals
+
+    manifest = synthetic_hospitals(patients=12)
+    contact_sheet(manifest, films=2).savefig(f"{folder}/hospitals.png")
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(*sys.argv[1:])

@@ -39,7 +39,14 @@ class Report:
     def to_markdown(self) -> str:
         """The table with "mean ± sd", then failed and missing runs."""
         shown = self.varying or ("runs",)
-        lines = [f"# {self.name}", "", self.about, "", f"| {' | '.join((*shown, 'n', *self.metrics))} |", f"|{'---|' * (len(shown) + 1 + len(self.metrics))}"]
+        lines = [
+            f"# {self.name}",
+            "",
+            self.about,
+            "",
+            f"| {' | '.join((*shown, 'n', *self.metrics))} |",
+            f"|{'---|' * (len(shown) + 1 + len(self.metrics))}",
+        ]
         for _, row in self.table.iterrows():
             cells = [str(row[name]) for name in self.varying] or ["all"]
             lines.append(f"| {' | '.join((*cells, str(row['n']), *(_mean_sd(row[m], row[f'{m} sd']) for m in self.metrics)))} |")
@@ -90,7 +97,9 @@ def _read(plan: dict[str, Any], runs: Path) -> Report:
     metrics = tuple(plan["report"]) or tuple(numeric[:MOST_METRICS])
     if rows and (unknown := [m for m in metrics if m not in frame]):
         raise KitError(f"The sweep {plan['name']} wants to report {unknown[0]!r}; its runs recorded {', '.join(frame.columns)}.")
-    return Report(plan["name"], plan["about"], varying, metrics if rows else (), _summarise(frame, varying, numeric), failed, tuple(missing))
+    return Report(
+        plan["name"], plan["about"], varying, metrics if rows else (), _summarise(frame, varying, numeric), failed, tuple(missing)
+    )
 
 
 def _summarise(frame: pd.DataFrame, varying: tuple[str, ...], numeric: list[str]) -> pd.DataFrame:

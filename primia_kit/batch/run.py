@@ -28,10 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import KitError
 from ..progress import BATCH_VARIABLE
 from ..storage import disk_error, write_atomically
-from .parameters import check_parameters
+from .parameters import check_parameters, notebook_parameters
 from .record import recorded
 
 RESULT, PROVENANCE, NOTEBOOK, HTML = "result.json", "provenance.json", "notebook.ipynb", "notebook.html"
@@ -48,6 +47,12 @@ class RunRequest:
     def make(cls, notebook: str | Path, given: Mapping[str, Any]) -> RunRequest:
         """Check the parameters against the notebook; raises KitError, see `check_parameters`."""
         return cls(Path(notebook), check_parameters(notebook, given))
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The parameters that differ from the notebook's defaults."""
+        defaults = {name: parameter.default for name, parameter in notebook_parameters(self.notebook).items()}
+        return {name: value for name, value in self.parameters.items() if value != defaults[name]}
 
     @property
     def id(self) -> str:
@@ -70,7 +75,9 @@ class Outcome:
     error: str = ""
 
 
-def run(request: RunRequest, runs: str | Path = "runs", *, html: bool = False, again: bool = False, quiet: bool = False) -> Outcome:
+def run(
+    request: RunRequest, runs: str | Path = "runs", *, html: bool = False, again: bool = False, quiet: bool = False
+) -> Outcome:
     """Execute a notebook, or find that it has been.
 
     Args:
@@ -110,7 +117,7 @@ def _execute(request: RunRequest, folder: Path, quiet: bool) -> Outcome:
     os.environ[BATCH_VARIABLE] = "1"
     try:
         papermill.execute_notebook(
-            str(request.notebook), str(folder / NOTEBOOK), parameters=request.parameters, kernel_name="python3",
+            str(request.notebook), str(folder / NOTEBOOK), parameters=request.changed, kernel_name="python3",
             progress_bar=not quiet, stdout_file=None if quiet else sys.stdout,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
@@ -194,7 +201,11 @@ def _git_commit() -> str | None:
     where = Path(__file__).parent
     try:
         shown = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=where, capture_output=True, text=True, timeout=10
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=where,
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

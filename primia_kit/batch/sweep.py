@@ -1,12 +1,12 @@
 """A sweep: one notebook over a grid of parameters, in a YAML file; stop it and start it again at will.
 
-    notebook: ../notebooks/00_quickstart.ipynb   # from the YAML file's folder
-    about: What the sweep is to find out.
-    parameters: {rounds: 10}                     # the same in all runs
-    grid:                                        # every combination is a run
-      weighting: [films, uniform]
-      seed: [0, 1, 2]
-    report: [local.mcc, federated.mcc]           # the results that the report shows
+notebook: ../notebooks/00_quickstart.ipynb   # from the YAML file's folder
+about: What the sweep is to find out.
+parameters: {rounds: 10}                     # the same in all runs
+grid:                                        # every combination is a run
+  weighting: [films, uniform]
+  seed: [0, 1, 2]
+report: [local.mcc, federated.mcc]           # the results that the report shows
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def load_sweep(path: str | Path) -> Sweep:
     return Sweep(path.stem, str(content.get("about") or ""), tuple(requests), tuple(grid), tuple(content.get("report") or ()))
 
 
-def run_sweep(sweep: Sweep, runs: str | Path = "runs", *, on_run: Callable[[int, RunRequest, Outcome | None], None] | None = None) -> list[Outcome]:
+def run_sweep(
+    sweep: Sweep, runs: str | Path = "runs", *, on_run: Callable[[int, RunRequest, Outcome | None], None] | None = None
+) -> list[Outcome]:
     """Make every run that isn't finished. A failed one is recorded and the sweep goes on.
 
     Args:

@@ -50,7 +50,10 @@ def read_folder(root: str | Path, *, seed: int = 0, test_share: float = 0.2) -> 
     if all(film.split == "train" for film in films):
         hands = deal_patients(manifest, {"train": 1 - test_share, "test": test_share}, seed, "test split")
         manifest = replace(manifest, films=tuple(replace(f, split=hands[f.patient]) for f in films))
-        manifest = replace(manifest, notes=(*notes, f"The folder has no test split: {test_share:.0%} of the patients were drawn for it (seed {seed})."))
+        manifest = replace(
+            manifest,
+            notes=(*notes, f"The folder has no test split: {test_share:.0%} of the patients were drawn for it (seed {seed})."),
+        )
     return manifest.check()
 
 
@@ -81,14 +84,20 @@ def _find_films(root: Path) -> tuple[list[Film], list[str]]:
     if loose:
         notes.append(f"{loose} film(s) outside any label's folder were left out.")
     if unnamed:
-        notes.append(f"{unnamed} file name(s) don't tell the patient: each of these films counts as one patient. A manifest.csv can say better.")
+        notes.append(
+            f"{unnamed} file name(s) don't tell the patient: each of these films counts as one patient. "
+            "A manifest.csv can say better."
+        )
     splits_of = defaultdict(set)
     for film in films:
         if ":" in film.patient:
             splits_of[film.patient.split(":", 1)[1]].add(film.split)
     shared = sum(len(splits) > 1 for person, splits in splits_of.items() if "/" not in person)
     if shared:
-        notes.append(f"{shared} patient number(s) stand in more than one published split; whether they are the same children can't be told. They count as different ones.")
+        notes.append(
+            f"{shared} patient number(s) stand in more than one published split; whether they are the same "
+            "children can't be told. They count as different ones."
+        )
     return films, notes
 
 

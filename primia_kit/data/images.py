@@ -132,8 +132,9 @@ def load_films(
             if progress:
                 progress(done, len(manifest), "films read")
     if failures and unreadable == "error":
-        shown = "\n  ".join(failures[:10]) + (f"\n  … and {len(failures) - 10} more" if len(failures) > 10 else "")
-        raise KitError(f"{len(failures)} of {len(manifest)} films can't be read:\n  {shown}\nMend them, or leave them out with unreadable=\"skip\".")
+        shown = failures[:10] + [f"… and {len(failures) - 10} more"] * (len(failures) > 10)
+        lines = "\n  ".join([f"{len(failures)} of {len(manifest)} films can't be read:", *shown])
+        raise KitError(f'{lines}\nMend them, or leave them out with unreadable="skip".')
     return FilmSet(
         images=torch.from_numpy(images[: len(kept)]),
         labels=torch.tensor([classes.index(film.label) for film in kept], dtype=torch.int64),

@@ -100,7 +100,10 @@ class Manifest:
         twice = [path for path, n in Counter(film.path for film in self.films).items() if n > 1]
         if twice:
             raise KitError(f"{twice[0]} stands {'in two rows' if len(twice) == 1 else 'twice, as do others'}: one row a film.")
-        for column, consequence in (("split", "they would be trained on and tested on"), ("site", "sites must not share a patient")):
+        for column, consequence in (
+            ("split", "they would be trained on and tested on"),
+            ("site", "sites must not share a patient"),
+        ):
             seen = defaultdict(set)
             for film in self.films:
                 seen[film.patient].add(getattr(film, column))

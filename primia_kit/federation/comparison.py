@@ -32,8 +32,9 @@ def evaluate(model: TrainedModel, sites: Sequence[Site]) -> dict[str, Scores]:
     truth, answers, scores = [], [], {}
     for site in sites:
         for what in ("classes", "size", "geometry"):
-            if getattr(site.test, what) != getattr(spec, what):
-                raise KitError(f"The model was trained with {what} {getattr(spec, what)!r}; site {site.name}'s test films have {getattr(site.test, what)!r}.")
+            trained, given = getattr(spec, what), getattr(site.test, what)
+            if trained != given:
+                raise KitError(f"The model was trained with {what} {trained!r}; site {site.name}'s test films have {given!r}.")
         probabilities = predict(network, site.test, spec)
         scores[site.name] = score(site.test.labels.numpy(), probabilities.numpy())
         truth.append(site.test.labels)
@@ -101,7 +102,9 @@ class Comparison:
         return table.rename_axis("hospital")
 
 
-def compare(central: TrainedModel, local: Mapping[str, TrainedModel], federated: TrainedModel, sites: Sequence[Site]) -> Comparison:
+def compare(
+    central: TrainedModel, local: Mapping[str, TrainedModel], federated: TrainedModel, sites: Sequence[Site]
+) -> Comparison:
     """Test all models on the sites' test films."""
     return Comparison(
         central=evaluate(central, sites),

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from ..errors import KitError
 from ..models import ModelSpec, TrainedModel
 from ..secagg import Aggregator, PlainSum
@@ -116,7 +114,11 @@ class Federation:
 
 
 def federate(
-    plan: TrainingPlan, sites: Sequence[Site], *, aggregator: Aggregator | None = None, on_round: Callable[[Round, int], None] | None = None
+    plan: TrainingPlan,
+    sites: Sequence[Site],
+    *,
+    aggregator: Aggregator | None = None,
+    on_round: Callable[[Round, int], None] | None = None,
 ) -> TrainingRun:
     """Train `plan` over `sites` to its end.
 

@@ -22,7 +22,9 @@ class LocalTraining:
     loss: float
 
 
-def train_locally(network: nn.Module, films: FilmSet, plan: TrainingPlan, spec: ModelSpec, *, round: int, site: str) -> LocalTraining:
+def train_locally(
+    network: nn.Module, films: FilmSet, plan: TrainingPlan, spec: ModelSpec, *, round: int, site: str
+) -> LocalTraining:
     """Train `network` in place for one round.
 
     1. Shuffle the films and cut them into ceil(n / batch_size) batches of equal size, give or take one

@@ -94,7 +94,7 @@ class TrainingPlan:
         except json.JSONDecodeError as error:
             raise KitError(f"The plan is not JSON: {error}.") from error
         if not isinstance(values, dict):
-            raise KitError("The plan's JSON must be an object: {\"rounds\": 10, …}.")
+            raise KitError('The plan\'s JSON must be an object: {"rounds": 10, …}.')
         return cls.from_dict(values)
 
     def to_json(self) -> str:

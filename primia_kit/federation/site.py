@@ -26,7 +26,9 @@ class Site:
         for films in (self.train, self.test):
             for what in ("classes", "size", "geometry"):
                 if getattr(films, what) != getattr(plan, what):
-                    raise KitError(f"Site {self.name}'s films have {what} {getattr(films, what)!r}, the plan says {getattr(plan, what)!r}.")
+                    raise KitError(
+                        f"Site {self.name}'s films have {what} {getattr(films, what)!r}, the plan says {getattr(plan, what)!r}."
+                    )
         if not len(self.train):
             raise KitError(f"Site {self.name} has no training film.")
         if len(self.train) < 2 and plan.norm == "batch":
@@ -54,7 +56,9 @@ class Site:
         network.load_state_dict(weights)
         training = train_locally(network, self.train, plan, spec, round=round, site=self.name)
         weight = float(len(self.train)) if plan.weighting == "films" else 1.0
-        update = {name: (local - weights[name]) * weight for name, local in network.state_dict().items() if local.is_floating_point()}
+        update = {
+            name: (local - weights[name]) * weight for name, local in network.state_dict().items() if local.is_floating_point()
+        }
         return {"weight": torch.tensor(weight), **update}, training
 
 
@@ -71,7 +75,9 @@ def load_sites(manifest: Manifest, plan: TrainingPlan, *, unreadable: str = "err
         nonlocal before
         chosen = manifest.select(site=site, split=split)
         relay = progress and (lambda done, _, what: progress(before + done, total, what))
-        films = load_films(chosen, size=plan.size, geometry=plan.geometry, classes=plan.classes, unreadable=unreadable, progress=relay)
+        films = load_films(
+            chosen, size=plan.size, geometry=plan.geometry, classes=plan.classes, unreadable=unreadable, progress=relay
+        )
         before += len(chosen)
         return films
 

@@ -7,6 +7,19 @@ from .trained import ARCHITECTURES, SMALLEST_FILM, ModelSpec, TrainedModel, coun
 from .vgg import VGG16, vgg16
 
 __all__ = [
-    "ARCHITECTURES", "NORMS", "POOLS", "SMALLEST_FILM", "ModelSpec", "ResNet", "SmallCNN", "TrainedModel", "VGG16",
-    "count_parameters", "load_model", "resnet9", "resnet18", "small_cnn", "vgg16",
+    "ARCHITECTURES",
+    "NORMS",
+    "POOLS",
+    "SMALLEST_FILM",
+    "VGG16",
+    "ModelSpec",
+    "ResNet",
+    "SmallCNN",
+    "TrainedModel",
+    "count_parameters",
+    "load_model",
+    "resnet9",
+    "resnet18",
+    "small_cnn",
+    "vgg16",
 ]  # fmt: skip

@@ -41,7 +41,9 @@ class ModelSpec:
         """A freshly initialised network; the seed decides its weights and nothing else's."""
         if self.architecture not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
-            raise KitError(f"Unknown architecture {self.architecture!r}{nearest(self.architecture, ARCHITECTURES)}; there are {known}.")
+            raise KitError(
+                f"Unknown architecture {self.architecture!r}{nearest(self.architecture, ARCHITECTURES)}; there are {known}."
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "initial weights"))
             return ARCHITECTURES[self.architecture](len(self.classes), self.norm, self.pool)
@@ -84,7 +86,9 @@ def load_model(path: str | Path) -> TrainedModel:
         spec = ModelSpec(**{**content["spec"], "classes": tuple(content["spec"]["classes"])})
         return TrainedModel(spec, content["weights"])
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise KitError(f"{path} is not a model saved by the kit: {str(error).splitlines()[0]}") from error
+        raise KitError(
+            f"{path} is not a model saved by the kit: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from error
 
 
 def _check_fit(expected: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> None:
@@ -92,7 +96,9 @@ def _check_fit(expected: dict[str, torch.Tensor], given: dict[str, torch.Tensor]
         if name not in given:
             raise KitError(f"The weights have no parameter {name!r}{nearest(name, given)}.")
         if given[name].shape != expected[name].shape:
-            raise KitError(f"Parameter {name!r} has shape {tuple(given[name].shape)}; the architecture has {tuple(expected[name].shape)}.")
+            raise KitError(
+                f"Parameter {name!r} has shape {tuple(given[name].shape)}; the architecture has {tuple(expected[name].shape)}."
+            )
     for name in given:
         if name not in expected:
             raise KitError(f"The weights have a parameter {name!r} that the architecture doesn't have.")

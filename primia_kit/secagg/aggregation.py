@@ -60,9 +60,12 @@ def check_contributions(purpose: str, contributions: Mapping[str, Contribution])
     for site, contribution in contributions.items():
         if contribution.keys() != first.keys():
             odd = sorted(contribution.keys() ^ first.keys())[0]
-            raise KitError(f"{purpose}: sites {first_site} and {site} don't contribute the same parts ({odd!r} is at one of them only).")
+            raise KitError(
+                f"{purpose}: sites {first_site} and {site} don't contribute the same parts ({odd!r} is at one of them only)."
+            )
         for name, part in contribution.items():
             if part.shape != first[name].shape:
-                raise KitError(f"{purpose}: {name!r} has shape {tuple(part.shape)} at site {site}, {tuple(first[name].shape)} at {first_site}.")
+                shapes = f"{tuple(part.shape)} at site {site}, {tuple(first[name].shape)} at {first_site}"
+                raise KitError(f"{purpose}: {name!r} has shape {shapes}.")
             if not torch.isfinite(part).all():
                 raise KitError(f"{purpose}: {name!r} of site {site} isn't finite. Its training diverged: lower learning_rate.")

@@ -95,7 +95,7 @@ def render_chest(child: Child, label: str, rng: np.random.Generator) -> Chest:
     left = _lung(child, x, y, +1, diaphragm, dome)
     hila = {-1: (-child.midline - 0.012, -0.03), +1: (child.midline + 0.02, -0.045)}
 
-    soft, heart, heart_mask, thymus = _soft_tissue(child, x, y, diaphragm, rng)
+    soft, heart_mask, thymus = _soft_tissue(child, x, y, diaphragm, rng)
     bones = _skeleton(child, x, y, rng)
     vessels = sum(_branching(rng, hila[lung.side], lung.side) * lung.mask for lung in (right, left))
     opacity = np.zeros_like(x)
@@ -161,7 +161,7 @@ def _soft_tissue(child: Child, x, y, diaphragm: float, rng):
     mediastinum = 0.22 * np.exp(-((x / 0.055) ** 2)) * _logistic((y + 0.30) * 30)
     trachea = np.exp(-((x / 0.011) ** 2)) * _logistic((-0.10 - y) * 60)
     soft = 0.95 * body + 0.10 * heart + 0.08 * thymus + mediastinum - 0.10 * trachea
-    return soft, heart, heart_mask, thymus
+    return soft, heart_mask, thymus
 
 
 def _skeleton(child: Child, x, y, rng):

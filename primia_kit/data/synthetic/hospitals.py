@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from ...errors import KitError
 from ...seeds import derive_seed, numpy_generator
@@ -28,7 +29,7 @@ def synthetic_hospitals(
     """Make (or find again) the films of hospitals A, B and C.
 
     Args:
-        patients: children a hospital on average, at least 5; A is larger, C smaller. A child has 1.5
+        patients: children a hospital on average, at least 10; A is larger, C smaller. A child has 1.5
             films on average, and a third of the children are for testing.
         seed: the same seed gives the same bytes.
         folder: where to keep them; default a folder of the kit's cache, named after the arguments and the
@@ -37,10 +38,12 @@ def synthetic_hospitals(
         progress: called as (done, total, what).
 
     Returns: the manifest; labels "normal", "bacterial", "viral".
-    Raises: KitError for fewer than 5 patients or a full disk; what was made before it is used again.
+    Raises: KitError for fewer than 10 patients or a full disk; what was made before it is used again.
     """
-    if patients < 5:
-        raise KitError(f"patients is {patients}; a synthetic hospital needs at least 5 to have every class on both sides of the split.")
+    if patients < 10:
+        raise KitError(
+            f"patients is {patients}; a synthetic hospital needs at least 10 to have every class among its training films."
+        )
     folder = Path(folder) if folder else cache_folder() / f"hospitals-{_fingerprint()}-{patients}-seed{seed}"
     if (folder / MANIFEST_NAME).is_file():
         manifest = read_manifest(folder / MANIFEST_NAME)
@@ -60,9 +63,9 @@ def synthetic_hospitals(
 
 def _children(patients: int, seed: int) -> Iterator[list[Film]]:
     for site in EQUIPMENT:
-        count = max(5, round(patients * SIZE[site]))
-        labels = list(itertools.chain.from_iterable([label] * max(1, round(share * count)) for label, share in zip(LABELS, MIX[site], strict=True)))
-        labels = (labels + [LABELS[0]] * count)[:count]
+        count = round(patients * SIZE[site])
+        bounds = np.round(np.cumsum((0, *MIX[site])) * count).astype(int)
+        labels = np.repeat(LABELS, np.diff(bounds)).tolist()
         order = numpy_generator(seed, "labels", site).permutation(count)
         for number, i in enumerate(order, start=1):
             patient = f"{site}{number:04d}"
@@ -91,7 +94,9 @@ def _make_child(folder: Path, seed: int, films: list[Film]) -> int:
 def _split(manifest: Manifest, seed: int) -> Manifest:
     hands = {}
     for site in manifest.sites:
-        hands |= deal_patients(manifest.select(site=site), {"train": 1 - TEST_SHARE, "test": TEST_SHARE}, derive_seed(seed, site), "test split")
+        hands |= deal_patients(
+            manifest.select(site=site), {"train": 1 - TEST_SHARE, "test": TEST_SHARE}, derive_seed(seed, site), "test split"
+        )
     return replace(manifest, films=tuple(replace(film, split=hands[film.patient]) for film in manifest))
 
 

@@ -1,0 +1,74 @@
+# PriMIA Kit. `make quickstart` is the start; `make help` lists the rest.
+PYTHON ?= python3.11
+BIN := .venv/bin
+RUNS ?= runs
+PYTEST ?=
+
+# A class without a network unpacks `make wheelhouse`'s archive: then only its wheels are used.
+ifneq ($(wildcard wheelhouse/*.whl),)
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(CURDIR)/wheelhouse
+endif
+
+.PHONY: help quickstart test test-slow lint lab figures wheelhouse constraints clean
+
+help:
+	@echo "make quickstart   install into .venv, run the first notebook, print its results (first time: some minutes)"
+	@echo "make lab          open JupyterLab on the notebooks"
+	@echo "make test         run the tests (make test-slow: the long ones; make lint: style alone)"
+	@echo "make figures      draw the README's picture again"
+	@echo "make wheelhouse   pack the kit and all its packages into primia-kit-class.tar, for laptops without a network"
+	@echo "make constraints  resolve the pinned set again, from the newest versions that fit PINS"
+	@echo "make clean        remove .venv (runs/ and the cache of synthetic films stay)"
+
+quickstart: .venv/.installed
+	$(BIN)/primia run notebooks/00_quickstart.ipynb --html --runs $(RUNS)
+
+lab: .venv/.installed
+	$(BIN)/jupyter lab notebooks
+
+test: .venv/.installed-test lint
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+
+test-slow: .venv/.installed-test
+	$(BIN)/python -m pytest -m slow $(PYTEST)
+
+lint: .venv/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+figures: .venv/.installed
+	$(BIN)/python -m primia_kit.figures docs
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "PriMIA Kit needs Python 3.11 with venv: install it, or name it with make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing the pinned packages into .venv (about 2 GB; a minute or more)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+# The archive is for machines of the same kind (system, processor, Python) as the one that packs it.
+wheelhouse: .venv/.installed-test
+	rm -rf wheelhouse
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check -c constraints.txt --wheel-dir wheelhouse '.[test]' 'setuptools>=77'
+	rm -f wheelhouse/primia_kit-*.whl
+	git archive --format=tar --prefix=primia-kit/ -o primia-kit-class.tar HEAD
+	tar --append --file=primia-kit-class.tar --transform='s,^,primia-kit/,' wheelhouse
+	@echo "primia-kit-class.tar: on each laptop, tar xf primia-kit-class.tar && cd primia-kit && make quickstart"
+
+PINS := torch==2.13.0 jupyterlab==4.6.6 ipywidgets==8.1.9 papermill==2.7.0 pydicom==3.0.2 matplotlib==3.11.2 numpy==2.4.6 syft==0.10.0 syft-rds==0.6.1
+constraints:
+	rm -rf .venv-resolve
+	$(PYTHON) -m venv .venv-resolve
+	.venv-resolve/bin/python -m pip install --quiet $(PINS) -e '.[test]'
+	.venv-resolve/bin/python -m pip freeze --exclude-editable | sed 's,+cpu$$,,' | sort -f > constraints.txt
+	rm -rf .venv-resolve
+
+clean:
+	rm -rf .venv
