@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from pandas.api.types import is_numeric_dtype
 
 from .data import Manifest, read_film, resize
 from .federation import Comparison, TrainingRun
@@ -146,7 +147,7 @@ def sweep_results(frame, varying: Sequence[str], metrics: Sequence[str]) -> Figu
     x, others = varying[0], list(varying[1:])
     figure = _figure(max(4.0, 3.6 * len(metrics)), 3.4)
     axes = figure.subplots(1, len(metrics), squeeze=False, sharey=len(metrics) > 1)[0]
-    numeric = np.issubdtype(frame[x].dtype, np.number)
+    numeric = is_numeric_dtype(frame[x])
     ticks = sorted(frame[x].unique()) if numeric else list(dict.fromkeys(frame[x]))
     groups = list(frame.groupby(others, sort=False)) if others else [((), frame)]
     for axis, metric in zip(axes, metrics, strict=True):
@@ -197,12 +198,42 @@ def _size(count: float) -> str:
     raise AssertionError
 
 
+def overview(manifest: Manifest, size: int = 128) -> Figure:
+    """The kit in one picture: each hospital's films on its own side of a wall, updates crossing it."""
+    sites, classes = manifest.sites, manifest.classes
+    figure = _figure(9, 1.35 * len(sites))
+    films, flow = figure.subfigures(1, 2, width_ratios=(len(classes), 3.4))
+    axes = films.subplots(len(sites), len(classes), squeeze=False)
+    for row, site in enumerate(sites):
+        axes[row, 0].set_ylabel(f"Hospital {site}", fontsize=10)
+        for column, label in enumerate(classes):
+            axis = axes[row, column]
+            axis.set(xticks=[], yticks=[], title=label if row == 0 else "")
+            axis.spines[:].set_visible(False)
+            chosen = next(f for f in manifest.select(site=site) if f.label == label)
+            axis.imshow(resize(read_film(manifest.path_of(chosen)), size, "pad"), cmap="gray", vmin=0, vmax=1)
+    axis = flow.subplots()
+    axis.set(xlim=(0, 10), ylim=(-0.3, len(sites) + 0.3))
+    axis.axis("off")
+    middle = len(sites) / 2
+    axis.plot([0.6, 0.6], [0, len(sites)], color=GRAY, lw=2, ls=(0, (4, 2)))
+    axis.text(0.6, len(sites) + 0.1, "films stay", ha="center", color=GRAY, fontsize=9)
+    _box(axis, 6.2, middle - 0.5, 3.6, 1.0, "Server\nadds up updates", ORANGE)
+    for row in range(len(sites)):
+        y = len(sites) - row - 0.5
+        for lift, colour, style in ((0.1, BLUE, "-|>"), (-0.1, ORANGE, "<|-")):
+            ends = (0.2, y + lift), (6.1, middle + (y - middle) * 0.25 + lift)
+            axis.add_patch(FancyArrowPatch(*ends, arrowstyle=style, mutation_scale=12, color=colour, lw=1.5))
+    axis.text(8, middle + 0.85, "updates in", ha="center", color=BLUE, fontsize=9)
+    axis.text(8, middle - 0.95, "one model out", ha="center", color="#8A5E00", fontsize=9)
+    return figure
+
+
 def main(folder: str) -> None:
-    """Draw the README's picture: films stay, updates move, above three hospitals' films."""
+    """Draw the README's picture into a folder."""
     from .data import synthetic_hospitals
 
-    manifest = synthetic_hospitals(patients=12)
-    contact_sheet(manifest, films=2).savefig(f"{folder}/hospitals.png")
+    overview(synthetic_hospitals(patients=10)).savefig(f"{folder}/overview.png")
 
 
 if __name__ == "__main__":

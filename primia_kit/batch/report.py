@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class Report:
     """One sweep's findings.
 
     table: a row a parameter combination: the mean, "METRIC sd" (sample standard deviation over the seeds,
-        NaN for a single one) and "n", the number of finished runs.
+        NaN for a single one) and "n_runs", how many have finished.
     failed: run id -> sentence. missing: ids of runs that haven't been made.
     """
 
@@ -38,19 +39,12 @@ class Report:
 
     def to_markdown(self) -> str:
         """The table with "mean ± sd", then failed and missing runs."""
-        shown = self.varying or ("runs",)
-        lines = [
-            f"# {self.name}",
-            "",
-            self.about,
-            "",
-            f"| {' | '.join((*shown, 'n', *self.metrics))} |",
-            f"|{'---|' * (len(shown) + 1 + len(self.metrics))}",
-        ]
-        for _, row in self.table.iterrows():
-            cells = [str(row[name]) for name in self.varying] or ["all"]
-            lines.append(f"| {' | '.join((*cells, str(row['n']), *(_mean_sd(row[m], row[f'{m} sd']) for m in self.metrics)))} |")
-        lines += ["", "n: finished runs; mean ± standard deviation over their seeds."]
+        head = (*(self.varying or ("parameters",)), "runs", *self.metrics)
+        lines = [f"# {self.name}", "", self.about, "", _table_row(head), _table_row(["---"] * len(head))]
+        for row in self.table.to_dict("records"):
+            point = [row[name] for name in self.varying] or ["all"]
+            lines.append(_table_row([*point, row["n_runs"], *(_mean_sd(row[m], row[f"{m} sd"]) for m in self.metrics)]))
+        lines += ["", "runs: how many have finished; mean ± standard deviation over their seeds."]
         lines += [f"Failed: {run}: {sentence}" for run, sentence in self.failed.items()]
         if self.missing:
             lines.append(f"Missing: {len(self.missing)} run(s) haven't been made ({', '.join(self.missing)}).")
@@ -104,12 +98,16 @@ def _read(plan: dict[str, Any], runs: Path) -> Report:
 
 def _summarise(frame: pd.DataFrame, varying: tuple[str, ...], numeric: list[str]) -> pd.DataFrame:
     if frame.empty:
-        return pd.DataFrame(columns=[*varying, "n"])
+        return pd.DataFrame(columns=[*varying, "n_runs"])
     groups = frame.groupby(list(varying), sort=False) if varying else frame.groupby(lambda _: 0)
-    table = pd.DataFrame({"n": groups.size()})
+    table = pd.DataFrame({"n_runs": groups.size()})
     for name in numeric:
         table[name], table[f"{name} sd"] = groups[name].mean(), groups[name].std(ddof=1)
     return table.reset_index() if varying else table.reset_index(drop=True)
+
+
+def _table_row(cells: Iterable[Any]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _mean_sd(mean: float, sd: float) -> str:

@@ -52,6 +52,7 @@ def train_locally(
                 loss.backward()
                 optimizer.step()
                 losses.append((loss.detach(), len(batch)))
+    optimizer.zero_grad()  # the last films' gradient isn't left in a network that others will use
     seen = sum(n for _, n in losses)
     return LocalTraining(steps=len(losses), loss=sum(float(loss) * n for loss, n in losses) / seen)
 

@@ -39,14 +39,26 @@ class ModelSpec:
 
     def build(self, seed: int = 0) -> nn.Module:
         """A freshly initialised network; the seed decides its weights and nothing else's."""
-        if self.architecture not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            raise KitError(
-                f"Unknown architecture {self.architecture!r}{nearest(self.architecture, ARCHITECTURES)}; there are {known}."
-            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "initial weights"))
-            return ARCHITECTURES[self.architecture](len(self.classes), self.norm, self.pool)
+            return self._architecture()
+
+    def build_with(self, weights: dict[str, torch.Tensor]) -> nn.Module:
+        """A network with a copy of these weights (a state dict), without initialising it first.
+
+        Raises: KitError if the weights don't fit, naming the first parameter that doesn't.
+        """
+        with torch.device("meta"):  # shapes alone, no memory
+            network = self._architecture()
+        _check_fit(network.state_dict(), weights)
+        network.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
+        return network
+
+    def _architecture(self) -> nn.Module:
+        if self.architecture not in ARCHITECTURES:
+            close, known = nearest(self.architecture, ARCHITECTURES), ", ".join(ARCHITECTURES)
+            raise KitError(f"Unknown architecture {self.architecture!r}{close}; there are {known}.")
+        return ARCHITECTURES[self.architecture](len(self.classes), self.norm, self.pool)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         return (images - self.pixel_mean) / self.pixel_std
@@ -64,10 +76,7 @@ class TrainedModel:
 
         Raises: KitError if the weights don't fit the spec, naming the first parameter that doesn't.
         """
-        network = self.spec.build()
-        _check_fit(network.state_dict(), self.weights)
-        network.load_state_dict(self.weights)
-        return network.eval()
+        return self.spec.build_with(self.weights).eval()
 
     def save(self, path: str | Path) -> Path:
         """Write spec and weights to one file, atomically."""
