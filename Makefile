@@ -54,7 +54,7 @@ figures: .venv/.installed
 	@touch $@
 
 # The archive is for machines of the same kind (system, processor, Python) as the one that packs it.
-wheelhouse: .venv/.installed-test
+wheelhouse: .venv/bin/python
 	rm -rf wheelhouse
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check -c constraints.txt --wheel-dir wheelhouse '.[test]' 'setuptools>=77'
 	rm -f wheelhouse/primia_kit-*.whl

@@ -79,15 +79,12 @@ def main() -> None:
         rounds=max(2, options.rounds), architecture=options.architecture, learning_rate=0.001, schedule="constant"
     )
     result = measure(plan)
-    if not options.json:
-        print(
-            f"{plan.architecture}, {plan.size} pixels, {sum(FILMS.values())} films at {len(FILMS)} sites, {torch.get_num_threads()} threads"
-        )
-        print(
-            f"kit {result['kit_seconds']:.2f} s a round, bare torch {result['bare_seconds']:.2f} s, ratio {result['ratio']:.3f}"
-        )
+    if options.json:
+        print(json.dumps(result))
         return
-    print(json.dumps(result))
+    films = f"{sum(FILMS.values())} films of {plan.size} pixels at {len(FILMS)} sites"
+    print(f"{plan.architecture}, {films}, {torch.get_num_threads()} threads")
+    print("kit {kit_seconds:.2f} s a round, bare torch {bare_seconds:.2f} s, ratio {ratio:.3f}".format(**result))
 
 
 if __name__ == "__main__":

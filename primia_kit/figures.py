@@ -88,9 +88,7 @@ def what_moves(update_bytes: int, film_bytes: Mapping[str, int], rounds: int) ->
         y = len(shown) - row - 0.5
         text = f"Hospital {site}\n{_size(film_bytes[site])} of films stay here" if site in film_bytes else site
         _box(axis, 0.1, y - 0.36, 2.9, 0.72, text, BLUE)
-        for lift, colour, style in ((0.1, BLUE, "-|>"), (-0.1, ORANGE, "<|-")):
-            ends = (3.1, y + lift), (7.2, middle + (y - middle) * 0.25 + lift)
-            axis.add_patch(FancyArrowPatch(*ends, arrowstyle=style, mutation_scale=12, color=colour, lw=1.4))
+        _there_and_back(axis, (3.1, y), (7.2, middle + (y - middle) * 0.25))
     axis.text(5.15, len(shown) + 0.3, f"each round, to the server: one update, {_size(update_bytes)}", ha="center", color=BLUE)
     axis.text(5.15, -0.5, f"and back: the new global model, {_size(update_bytes)}; {rounds} rounds", ha="center", color="#8A5E00")
     return figure
@@ -190,6 +188,13 @@ def _box(axis, x: float, y: float, width: float, height: float, text: str, colou
     axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
 
 
+def _there_and_back(axis, left: tuple[float, float], right: tuple[float, float]) -> None:
+    """An update's arrow to the right, and the model's below it to the left."""
+    for lift, colour, style in ((0.1, BLUE, "-|>"), (-0.1, ORANGE, "<|-")):
+        ends = [(x, y + lift) for x, y in (left, right)]
+        axis.add_patch(FancyArrowPatch(*ends, arrowstyle=style, mutation_scale=12, color=colour, lw=1.4))
+
+
 def _size(count: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
@@ -221,9 +226,7 @@ def overview(manifest: Manifest, size: int = 128) -> Figure:
     _box(axis, 6.2, middle - 0.5, 3.6, 1.0, "Server\nadds up updates", ORANGE)
     for row in range(len(sites)):
         y = len(sites) - row - 0.5
-        for lift, colour, style in ((0.1, BLUE, "-|>"), (-0.1, ORANGE, "<|-")):
-            ends = (0.2, y + lift), (6.1, middle + (y - middle) * 0.25 + lift)
-            axis.add_patch(FancyArrowPatch(*ends, arrowstyle=style, mutation_scale=12, color=colour, lw=1.5))
+        _there_and_back(axis, (0.2, y), (6.1, middle + (y - middle) * 0.25))
     axis.text(8, middle + 0.85, "updates in", ha="center", color=BLUE, fontsize=9)
     axis.text(8, middle - 0.95, "one model out", ha="center", color="#8A5E00", fontsize=9)
     return figure
