@@ -5,10 +5,7 @@ RUNS ?= runs
 PYTEST ?=
 
 # A class without a network unpacks `make wheelhouse`'s archive: then only its wheels are used.
-ifneq ($(wildcard wheelhouse/*.whl),)
-export PIP_NO_INDEX := 1
-export PIP_FIND_LINKS := $(CURDIR)/wheelhouse
-endif
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(wildcard wheelhouse/*.whl),--no-index --find-links wheelhouse) -c constraints.txt
 
 .PHONY: help quickstart test test-slow lint lab figures wheelhouse constraints clean
 
@@ -42,15 +39,15 @@ figures: .venv/.installed
 
 .venv/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "PriMIA Kit needs Python 3.11 with venv: install it, or name it with make PYTHON=/path/to/python"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Python's venv module is incomplete; on Debian: apt install python3.11-venv"; exit 1; }
 
 .venv/.installed: .venv/bin/python pyproject.toml constraints.txt
 	@echo "Installing the pinned packages into .venv (about 2 GB; a minute or more)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(INSTALL) -e .
 	@touch $@
 
 .venv/.installed-test: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(INSTALL) -e '.[test]'
 	@touch $@
 
 # The archive is for machines of the same kind (system, processor, Python) as the one that packs it.
@@ -58,8 +55,9 @@ wheelhouse: .venv/bin/python
 	rm -rf wheelhouse
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check -c constraints.txt --wheel-dir wheelhouse '.[test]' 'setuptools>=77'
 	rm -f wheelhouse/primia_kit-*.whl
-	git archive --format=tar --prefix=primia-kit/ -o primia-kit-class.tar HEAD
-	tar --append --file=primia-kit-class.tar --transform='s,^,primia-kit/,' wheelhouse
+	rm -f primia-kit-class.tar && touch primia-kit-class.tar
+	tar --create --file=primia-kit-class.tar --transform='flags=r;s,^\.,primia-kit,' --exclude=./primia-kit-class.tar \
+		--exclude=./.git --exclude=./.venv --exclude=./runs --exclude=__pycache__ --exclude='*.egg-info' --exclude='./.*_cache' .
 	@echo "primia-kit-class.tar: on each laptop, tar xf primia-kit-class.tar && cd primia-kit && make quickstart"
 
 PINS := torch==2.13.0 jupyterlab==4.6.6 ipywidgets==8.1.9 papermill==2.7.0 pydicom==3.0.2 matplotlib==3.11.2 numpy==2.4.6 syft==0.10.0 syft-rds==0.6.1

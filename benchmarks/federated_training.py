@@ -1,6 +1,6 @@
 """What the federation costs on top of training: the kit's rounds against a bare torch loop of the same steps.
 
-Both train the default model on the same three sites; a kit's round also builds the sites' models, forms
+Both train the default model on the same three sites; a kit's round also loads the global weights at each site, forms
 updates, checks and sums them. The two take turns in one process, so that a busy machine slows both.
 
     python benchmarks/federated_training.py [--json] [--rounds 9] [--architecture resnet9]

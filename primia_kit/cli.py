@@ -143,7 +143,7 @@ def _report(options: argparse.Namespace) -> int:
 
     for found in report(options.runs):
         print(found.to_markdown())
-        print(f"Written: {options.runs / found.name}.md, .csv and .png\n")
+        print("Written:", *found.written, "\n")
     return 0
 
 

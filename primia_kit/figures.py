@@ -139,12 +139,21 @@ def sweep_results(frame, varying: Sequence[str], metrics: Sequence[str]) -> Figu
     """Mean and standard deviation over seeds of each metric, against the first parameter that varies.
 
     Args:
-        frame: a pandas table with a column for each of `varying`, and for each metric `METRIC` and
-            `METRIC sd`.
+        frame: a pandas table with a column for each of `varying` (none: the metrics stand side by side),
+            and for each metric `METRIC` and `METRIC sd`.
     """
+    if not varying:
+        figure = _figure(max(4.0, 1.3 * len(metrics)), 3.4)
+        axis = figure.subplots()
+        row = frame.iloc[0]
+        spread = [0 if np.isnan(row[f"{m} sd"]) else row[f"{m} sd"] for m in metrics]
+        axis.errorbar(range(len(metrics)), [row[m] for m in metrics], spread, fmt="o", color=BLUE, capsize=4)
+        axis.set_xticks(range(len(metrics)), metrics, rotation=20, ha="right")
+        axis.set(xlim=(-0.5, len(metrics) - 0.5), ylabel="mean ± sd over seeds")
+        return _clean(figure)
     x, others = varying[0], list(varying[1:])
     figure = _figure(max(4.0, 3.6 * len(metrics)), 3.4)
-    axes = figure.subplots(1, len(metrics), squeeze=False, sharey=len(metrics) > 1)[0]
+    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
     numeric = is_numeric_dtype(frame[x])
     ticks = sorted(frame[x].unique()) if numeric else list(dict.fromkeys(frame[x]))
     groups = list(frame.groupby(others, sort=False)) if others else [((), frame)]

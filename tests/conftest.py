@@ -50,6 +50,10 @@ def kermany():
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
-    if report.skipped and item.get_closest_marker("real_films") and os.environ.get("PRIMIA_DATA"):
+    if (
+        report.skipped
+        and (item.get_closest_marker("real_films") or "kermany" in item.fixturenames)
+        and os.environ.get("PRIMIA_DATA")
+    ):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped although PRIMIA_DATA is set: {report.longrepr}"

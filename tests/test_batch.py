@@ -80,6 +80,8 @@ def test_a_notebook_that_is_none_is_a_sentence(tmp_path):
         check_parameters(tmp_path / "x.ipynb", {})
     with pytest.raises(KitError, match="needs an annotation"):
         check_parameters(write_notebook(tmp_path / "y.ipynb", parameters="n = 1"), {})
+    with pytest.raises(KitError, match="a plain value"):
+        check_parameters(write_notebook(tmp_path / "z.ipynb", parameters="n: int = 4 * 5  # how many"), {})
 
 
 def test_a_run_is_recorded_once(notebook, tmp_path):
@@ -97,6 +99,38 @@ def test_a_run_is_recorded_once(notebook, tmp_path):
     assert again.status == "skipped" and again.result == first.result
     assert (first.folder / NOTEBOOK).stat().st_mtime_ns == before
     assert run(request, tmp_path / "runs", quiet=True, again=True).status == "finished"
+
+
+def test_a_repeated_run_that_fails_leaves_the_finished_one(tmp_path):
+    switch = tmp_path / "switch"
+    body = f"import os\nfrom primia_kit.batch import record\nassert not os.path.exists({str(switch)!r})\nrecord({{'x': 1}})"
+    request = RunRequest.make(write_notebook(tmp_path / "n.ipynb", body), {})
+    first = run(request, tmp_path / "runs", quiet=True)
+    before = {p.name: p.read_bytes() for p in first.folder.iterdir()}
+    switch.touch()
+    again = run(request, tmp_path / "runs", quiet=True, again=True)
+    assert again.status == "failed" and "AssertionError" in (again.folder / NOTEBOOK).read_text()
+    assert {p.name: p.read_bytes() for p in first.folder.iterdir() if p.is_file()} == before
+    assert run(request, tmp_path / "runs", quiet=True).status == "skipped"
+
+
+def test_a_notebook_edited_after_the_start_isnt_run_under_the_old_id(notebook, tmp_path):
+    request = RunRequest.make(notebook, {})
+    write_notebook(notebook, BODY + "1")
+    outcome = run(request, tmp_path / "runs", quiet=True)
+    assert outcome.status == "failed" and "has changed since" in outcome.error
+
+
+def test_a_folder_means_the_same_in_every_working_folder(tmp_path, monkeypatch):
+    notebook = write_notebook(tmp_path / "n.ipynb", "1", 'data_dir: str = ""  # films')
+    monkeypatch.chdir(tmp_path)
+    one = RunRequest.make(notebook, {"data_dir": "films"})
+    assert one.parameters == {"data_dir": str(tmp_path / "films")}
+    (tmp_path / "films").mkdir()
+    monkeypatch.chdir(tmp_path / "films")
+    assert RunRequest.make(notebook, {"data_dir": "films"}).id != one.id
+    assert RunRequest.make(notebook, {"data_dir": "../films"}).id == one.id
+    assert RunRequest.make(notebook, {}).parameters == {"data_dir": ""}
 
 
 def test_the_id_sees_code_and_parameters_and_not_prose(notebook, tmp_path):
@@ -161,6 +195,8 @@ report: [double, noisy.mcc]
         ("[1, 2]", "[1, 1]", "a value twice"),
         ("rate: 0.1", "n: 3", "choose one"),
         ("lesson", "lessen", "no notebook"),
+        ("[double, noisy.mcc]", "double", "it must be a list of results"),
+        ("[double, noisy.mcc]", "[3]", "it must be a list of results"),
         ("grid: {n: [1, 2], seed: [0, 1, 2]}", "grid: {}", "needs a `notebook` and a `grid`"),
         ("notebook: ", "notebook ", "not YAML|must have the keys"),
     ],
@@ -239,6 +275,22 @@ def test_a_report_tells_what_is_missing(notebook, tmp_path, capsys):
     assert "haven't been made" in capsys.readouterr().out
     with pytest.raises(KitError, match="holds no sweep"):
         report(tmp_path)
+
+
+def test_a_report_says_where_a_metric_isnt_defined(tmp_path):
+    body = """\
+from primia_kit.batch import record
+record({"some": n / 2 if seed else float("nan"), "never": float("nan"), "word": name, "films": 300})
+"""
+    write_notebook(tmp_path / "lesson.ipynb", body)
+    (tmp_path / "s.yaml").write_text("notebook: lesson.ipynb\ngrid: {seed: [0, 1, 2]}\nreport: [some, never, word]\n")
+    assert cli.main(["sweep", str(tmp_path / "s.yaml"), "--runs", str(tmp_path / "runs")]) == 0
+    [found] = report(tmp_path / "runs")
+    assert "| all | 3 | 0.500 ± 0.000 (defined in 2) | not defined | not defined |" in found.to_markdown()
+    assert [path.suffix for path in found.written] == [".md", ".csv", ".png"] and all(path.is_file() for path in found.written)
+    (tmp_path / "s.yaml").write_text("notebook: lesson.ipynb\ngrid: {seed: [0, 1, 2]}\n")
+    cli.main(["sweep", str(tmp_path / "s.yaml"), "--runs", str(tmp_path / "runs")])
+    assert report(tmp_path / "runs")[0].metrics == ("some",)  # counts aren't shown unless asked for
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["sweep"], ["report"], []])

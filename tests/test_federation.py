@@ -168,7 +168,46 @@ def test_progress_is_told_after_every_round(sites, small_plan):
     assert last.update_bytes == 4 * (parameters + 1)
 
 
-def test_the_aggregator_is_the_only_way_to_the_server(sites, small_plan):
+def test_what_leaves_a_site(sites, small_plan):
+    """Three sums of pixels; a weighted update of the model's shape with its weight; a loss and a count in clear."""
+    site = sites[0]
+    assert {name: part.shape for name, part in site.pixel_sums().items()} == dict.fromkeys(
+        ("pixels", "sum", "sum_of_squares"), ()
+    )
+    federation = Federation(small_plan, sites)
+    update, training = site.update(small_plan, federation.spec, federation.weights, 1)
+    floats = {name: w.shape for name, w in federation.weights.items() if w.is_floating_point()}
+    assert {name: part.shape for name, part in update.items()} == {**floats, "weight": ()}
+    assert vars(training).keys() == {"steps", "loss"} and isinstance(training.loss, float)
+
+
+@pytest.mark.parametrize("name", ["", "all", "own", "everywhere", "St. Mary"])
+def test_a_name_that_results_would_confuse_is_refused(name):
+    with pytest.raises(KitError, match="can't be called"):
+        site(name, [0, 1])
+
+
+def test_no_test_film_at_all_is_a_sentence(sites):
+    lone = site("A", [0, 1, 2], test=())
+    with pytest.raises(KitError, match="No site has a test film"):
+        evaluate(federate(PLAN, [lone]).model, [lone])
+
+
+def test_a_model_that_answers_no_number_is_a_sentence():
+    lone = site("A", [0, 1, 2])
+    model = federate(PLAN, [lone]).model
+    model.weights["fc2.bias"][0] = float("inf")
+    with pytest.raises(KitError, match="training diverged"):
+        evaluate(model, [lone])
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+def test_batchnorm_never_meets_a_batch_of_one(count):
+    plan = replace(PLAN, architecture="resnet18", norm="batch", batch_size=2, rounds=1)
+    assert federate(plan, [site("A", [i % 3 for i in range(count)])]).rounds[0].steps["A"] == count // 2
+
+
+def test_every_sum_goes_through_the_aggregator(sites, small_plan):
     class Recording(PlainSum):
         def __init__(self):
             self.seen = []
@@ -209,7 +248,7 @@ def test_a_site_of_one_film_takes_part():
 
 
 def test_a_site_that_diverges_is_named():
-    with pytest.raises(KitError, match=r"round \d update: .* of site A isn't finite. Its training diverged: lower learning_rate"):
+    with pytest.raises(KitError, match=r"round \d update: .* of site A isn't finite: its training diverged"):
         federate(replace(PLAN, learning_rate=1e6, rounds=5), [site("A", [0, 1, 2] * 4)])
 
 

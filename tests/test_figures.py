@@ -65,7 +65,7 @@ def test_gain_by_site(run, sites, small_plan):
     assert len(figure.axes[0].patches) == 9
 
 
-@pytest.mark.parametrize("varying", [["rounds"], ["weighting"], ["rounds", "weighting"]])
+@pytest.mark.parametrize("varying", [[], ["rounds"], ["weighting"], ["rounds", "weighting"]])
 def test_sweep_results(varying):
     frame = pd.DataFrame(
         {

@@ -101,6 +101,19 @@ def test_a_file_with_code_in_it_is_refused(tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
+@pytest.mark.parametrize("content", [[1], torch.zeros(3), {}, {"spec": {"size": 3}, "weights": {}}])
+def test_a_torch_file_of_something_else_is_a_sentence(tmp_path, content):
+    torch.save(content, tmp_path / "m.pt")
+    with pytest.raises(KitError, match="not a model saved by the kit"):
+        load_model(tmp_path / "m.pt")
+
+
+def test_a_spec_with_a_wrong_type_is_a_sentence(tmp_path):
+    TrainedModel(spec(size="32"), {}).save(tmp_path / "m.pt")
+    with pytest.raises(KitError, match="its size is '32'"):
+        load_model(tmp_path / "m.pt")
+
+
 @pytest.mark.parametrize("content", [b"", b"junk" * 100])
 def test_a_file_that_is_no_model_is_a_sentence(tmp_path, content):
     (tmp_path / "m.pt").write_bytes(content)

@@ -59,6 +59,7 @@ def test_an_unknown_key_names_the_nearest(key, nearest):
         ("rounds", None, "whole number"),
         ("learning_rate", "high", "a finite number"),
         ("learning_rate", float("nan"), "a finite number"),
+        ("learning_rate", 10**400, "a finite number"),
         ("learning_rate", 0, "above 0"),
         ("momentum", 1, r"\[0, 1\)"),
         ("weight_decay", -1, "negative"),

@@ -28,6 +28,14 @@ def test_films_are_made_once(tmp_path, monkeypatch):
     synthetic_hospitals(patients=10, folder=tmp_path, jobs=1)  # nothing is drawn
 
 
+def test_other_arguments_never_find_old_films(tmp_path):
+    first = synthetic_hospitals(patients=10, folder=tmp_path, jobs=1)
+    other = synthetic_hospitals(patients=10, seed=4, folder=tmp_path, jobs=1)
+    assert not set(digests(first).values()) & set(digests(other).values())
+    uids = {pydicom.dcmread(m.path_of(f), stop_before_pixels=True).SOPInstanceUID for m in (first, other) for f in m}
+    assert len(uids) == len(first) + len(other)
+
+
 def test_a_stopped_making_goes_on(tmp_path, monkeypatch):
     drawn = []
     real = hospitals.render_chest
@@ -41,10 +49,10 @@ def test_a_stopped_making_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(hospitals, "render_chest", counted)
     with pytest.raises(KeyboardInterrupt):
         synthetic_hospitals(patients=10, folder=tmp_path, jobs=1)
-    assert not (tmp_path / "manifest.csv").exists()
+    assert not list(tmp_path.rglob("manifest.csv"))
     manifest = synthetic_hospitals(patients=10, folder=tmp_path, jobs=1)
     assert len(drawn) == len(manifest) + 1  # the eight films made before weren't drawn again
-    assert read_manifest(tmp_path / "manifest.csv") == manifest
+    assert read_manifest(manifest.root / "manifest.csv") == manifest
 
 
 def test_every_hospital_trains_on_every_label(hospitals):

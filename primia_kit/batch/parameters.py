@@ -46,7 +46,10 @@ def notebook_parameters(path: str | Path) -> dict[str, Parameter]:
     for name, info in found.items():
         if info["inferred_type_name"] not in ("int", "float", "str", "bool"):
             raise KitError(f"{path}: parameter {name!r} needs an annotation: int, float, str or bool.")
-        default = ast.literal_eval(info["default"])
+        try:
+            default = ast.literal_eval(info["default"])
+        except (ValueError, SyntaxError) as error:
+            raise KitError(f"{path}: the default of {name!r} must be a plain value without '#' in it.") from error
         parameters[name] = Parameter(name, info["inferred_type_name"], default, info["help"])
     return parameters
 
@@ -56,7 +59,8 @@ def check_parameters(path: str | Path, given: Mapping[str, Any]) -> dict[str, An
 
     Args:
         given: name -> value; texts (from a command line) are converted, other values must fit.
-            Environment variables in texts are filled in.
+            Environment variables in texts are filled in; a text whose name ends in `_dir` or `_path` becomes
+            an absolute path, so that it means the same in every working folder.
 
     Raises: KitError for a name that the notebook doesn't have, or a value that doesn't fit.
     """
@@ -76,7 +80,8 @@ def _convert(name: str, value: Any, type_name: str) -> Any:
     if type_name == "str":
         if not isinstance(value, str):
             raise problem
-        return _expand(name, value)
+        value = _expand(name, value)
+        return os.path.abspath(os.path.expanduser(value)) if value and name.endswith(("_dir", "_path")) else value
     if type_name == "bool":
         value = _TRUTH.get(value.lower()) if isinstance(value, str) else value
         if not isinstance(value, bool):

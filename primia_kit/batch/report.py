@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ MOST_METRICS = 4  # shown where a sweep doesn't say what to report
 class Report:
     """One sweep's findings.
 
-    table: a row a parameter combination: the mean, "METRIC sd" (sample standard deviation over the seeds,
-        NaN for a single one) and "n_runs", how many have finished.
-    failed: run id -> sentence. missing: ids of runs that haven't been made.
+    table: a row a parameter combination, with "n_runs", the number of finished runs, and for each metric its
+        mean, "METRIC sd" (sample standard deviation over the seeds, NaN for a single one) and "METRIC n",
+        in how many runs it was defined.
+    failed: run id -> sentence. missing: ids of runs that haven't been made. written: the files of the report.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Report:
     table: pd.DataFrame
     failed: dict[str, str]
     missing: tuple[str, ...]
+    written: tuple[Path, ...] = ()
 
     def to_markdown(self) -> str:
         """The table with "mean ± sd", then failed and missing runs."""
@@ -43,7 +45,7 @@ class Report:
         lines = [f"# {self.name}", "", self.about, "", _table_row(head), _table_row(["---"] * len(head))]
         for row in self.table.to_dict("records"):
             point = [row[name] for name in self.varying] or ["all"]
-            lines.append(_table_row([*point, row["n_runs"], *(_mean_sd(row[m], row[f"{m} sd"]) for m in self.metrics)]))
+            lines.append(_table_row([*point, row["n_runs"], *(_mean_sd(row, metric) for metric in self.metrics)]))
         lines += ["", "runs: how many have finished; mean ± standard deviation over their seeds."]
         lines += [f"Failed: {run}: {sentence}" for run, sentence in self.failed.items()]
         if self.missing:
@@ -63,13 +65,15 @@ def report(runs: str | Path) -> list[Report]:
     reports = []
     for path in sweeps:
         found = _read(json.loads(path.read_text()), runs)
-        reports.append(found)
-        stem = path.name.removesuffix(SWEEP_SUFFIX)
-        write_atomically(runs / f"{stem}.md", found.to_markdown())
-        write_atomically(runs / f"{stem}.csv", found.table.to_csv(index=False))
-        if found.varying and found.metrics:
+        stem = runs / path.name.removesuffix(SWEEP_SUFFIX)
+        written = [
+            write_atomically(f"{stem}.md", found.to_markdown()),
+            write_atomically(f"{stem}.csv", found.table.to_csv(index=False)),
+        ]
+        if found.metrics:
             figure = sweep_results(found.table, found.varying, found.metrics)
-            write_atomically(runs / f"{stem}.png", lambda part, f=figure: f.savefig(part, format="png"))
+            written.append(write_atomically(f"{stem}.png", lambda part, f=figure: f.savefig(part, format="png")))
+        reports.append(replace(found, written=tuple(written)))
     return reports
 
 
@@ -87,28 +91,34 @@ def _read(plan: dict[str, Any], runs: Path) -> Report:
         else:
             missing.append(planned["id"])
     frame = pd.DataFrame(rows)
-    numeric = [c for c in frame.select_dtypes("number") if c not in varying]
-    metrics = tuple(plan["report"]) or tuple(numeric[:MOST_METRICS])
-    if rows and (unknown := [m for m in metrics if m not in frame]):
+    if rows and (unknown := [m for m in plan["report"] if m not in frame]):
         raise KitError(f"The sweep {plan['name']} wants to report {unknown[0]!r}; its runs recorded {', '.join(frame.columns)}.")
-    return Report(
-        plan["name"], plan["about"], varying, metrics if rows else (), _summarise(frame, varying, numeric), failed, tuple(missing)
-    )
+    for metric in plan["report"] if rows else ():
+        frame[metric] = pd.to_numeric(frame[metric], errors="coerce")  # undefined in every run, or no number
+    numeric = [c for c in frame.select_dtypes("number") if c not in varying]
+    metrics = tuple(plan["report"]) or tuple(c for c in numeric if frame[c].dtype.kind == "f")[:MOST_METRICS]
+    table = _summarise(frame, varying, numeric)
+    return Report(plan["name"], plan["about"], varying, metrics if rows else (), table, failed, tuple(missing))
 
 
 def _summarise(frame: pd.DataFrame, varying: tuple[str, ...], numeric: list[str]) -> pd.DataFrame:
     if frame.empty:
         return pd.DataFrame(columns=[*varying, "n_runs"])
     groups = frame.groupby(list(varying), sort=False) if varying else frame.groupby(lambda _: 0)
-    table = pd.DataFrame({"n_runs": groups.size()})
+    columns = {"n_runs": groups.size()}
     for name in numeric:
-        table[name], table[f"{name} sd"] = groups[name].mean(), groups[name].std(ddof=1)
-    return table.reset_index() if varying else table.reset_index(drop=True)
+        values = groups[name]
+        columns |= {name: values.mean(), f"{name} sd": values.std(ddof=1), f"{name} n": values.count()}
+    return pd.DataFrame(columns).reset_index(drop=not varying)
 
 
 def _table_row(cells: Iterable[Any]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _mean_sd(mean: float, sd: float) -> str:
-    return "not defined" if pd.isna(mean) else f"{mean:.3f}" if pd.isna(sd) else f"{mean:.3f} ± {sd:.3f}"
+def _mean_sd(row: Mapping[str, Any], metric: str) -> str:
+    if not row[f"{metric} n"]:
+        return "not defined"
+    spread = "" if pd.isna(row[f"{metric} sd"]) else f" ± {row[f'{metric} sd']:.3f}"
+    defined = "" if row[f"{metric} n"] == row["n_runs"] else f" (defined in {row[f'{metric} n']})"
+    return f"{row[metric]:.3f}{spread}{defined}"

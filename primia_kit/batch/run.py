@@ -1,9 +1,10 @@
 """One run: a notebook, its parameters, the code and the packages, and what came of them.
 
 runs/<id>/notebook.ipynb     the executed notebook
-         /provenance.json    what ran, on what, when; "running", "finished", "failed" or "interrupted"
+         /provenance.json    what ran, on what, when; "finished" or "failed"
          /result.json        what the notebook recorded; written last, its presence says "finished"
          /notebook.html      on request
+         /attempt/           a run in progress, or one that was stopped
 
 The id is a hash of everything that decides the result, so the same run is never made twice, and a change
 of the code makes a new one. What the id can't see is the content of a folder that a parameter names.
@@ -16,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -38,27 +40,30 @@ RESULT, PROVENANCE, NOTEBOOK, HTML = "result.json", "provenance.json", "notebook
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A checked run. `parameters` holds every parameter of the notebook, in its declared type."""
+    """A checked run.
+
+    parameters: every parameter of the notebook, in its declared type. changed: those that aren't the
+    notebook's defaults. id: 12 hex digits over the notebook's code, the parameters, the kit's code and
+    the packages.
+    """
 
     notebook: Path
     parameters: dict[str, Any]
+    changed: dict[str, Any]
+    id: str
 
     @classmethod
     def make(cls, notebook: str | Path, given: Mapping[str, Any]) -> RunRequest:
         """Check the parameters against the notebook; raises KitError, see `check_parameters`."""
-        return cls(Path(notebook), check_parameters(notebook, given))
+        notebook, parameters = Path(notebook), check_parameters(notebook, given)
+        defaults = notebook_parameters(notebook)
+        changed = {name: value for name, value in parameters.items() if value != defaults[name].default}
+        return cls(notebook, parameters, changed, _run_id(notebook, parameters))
 
-    @property
-    def changed(self) -> dict[str, Any]:
-        """The parameters that differ from the notebook's defaults."""
-        defaults = {name: parameter.default for name, parameter in notebook_parameters(self.notebook).items()}
-        return {name: value for name, value in self.parameters.items() if value != defaults[name]}
 
-    @property
-    def id(self) -> str:
-        """12 hex digits over the notebook's code, the parameters, the kit's code and the packages."""
-        decides = [_notebook_code(self.notebook), sorted(self.parameters.items()), code_version(), package_versions()]
-        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
+def _run_id(notebook: Path, parameters: Mapping[str, Any]) -> str:
+    decides = [_notebook_code(notebook), sorted(parameters.items()), code_version(), package_versions()]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -106,41 +111,55 @@ def run(
 
 
 def _execute(request: RunRequest, folder: Path, quiet: bool) -> Outcome:
+    """Run in `attempt/`, and replace what stood there before only by a finished run (or by a failed one,
+    if nothing finished stood there)."""
     import nbformat
+
+    if _run_id(request.notebook, request.parameters) != request.id:
+        sentence = "the notebook or the kit's code has changed since this command was started: start it again."
+        return Outcome("failed", folder, 0.0, {}, sentence)
+    attempt = folder / "attempt"
+    attempt.mkdir(exist_ok=True)
+    provenance = {"status": "running", **_provenance(request)}
+    _write_json(attempt / PROVENANCE, provenance)
+    start = time.perf_counter()
+    error = _papermill(request, attempt / NOTEBOOK, quiet)
+    provenance |= {"status": "failed" if error else "finished", "seconds": time.perf_counter() - start}
+    if error:
+        provenance["error"] = error
+        _write_json(attempt / PROVENANCE, provenance)
+        if (folder / RESULT).is_file():  # a repeated run that failed: the finished one stays
+            return Outcome("failed", attempt, provenance["seconds"], {}, error)
+    result = {} if error else recorded(nbformat.read(attempt / NOTEBOOK, as_version=4))
+    write_atomically(folder / NOTEBOOK, (attempt / NOTEBOOK).read_bytes())
+    _write_json(folder / PROVENANCE, provenance)
+    if not error:
+        _write_json(folder / RESULT, result)  # last
+    shutil.rmtree(attempt)
+    return Outcome(provenance["status"], folder, provenance["seconds"], result, error)
+
+
+def _papermill(request: RunRequest, output: Path, quiet: bool) -> str:
+    """Execute the notebook; returns "" or a sentence that says why it failed."""
     import papermill
 
-    (folder / RESULT).unlink(missing_ok=True)
-    provenance = _provenance(request)
-    _note(folder, provenance, "running")
-    start = time.perf_counter()
     before = os.environ.get(BATCH_VARIABLE)
     os.environ[BATCH_VARIABLE] = "1"
     try:
         papermill.execute_notebook(
-            str(request.notebook), str(folder / NOTEBOOK), parameters=request.changed, kernel_name="python3",
+            str(request.notebook), str(output), parameters=request.changed, kernel_name="python3",
             progress_bar=not quiet, stdout_file=None if quiet else sys.stdout,
+            extra_arguments=["--log-level=CRITICAL"],  # else every run prints how Jupyter talks to its own kernel
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
-        seconds = time.perf_counter() - start
-        sentence = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
-        _note(folder, provenance, "failed", seconds=seconds, error=sentence)
-        return Outcome("failed", folder, seconds, {}, sentence)
-    except KeyboardInterrupt:
-        _note(folder, provenance, "interrupted", seconds=time.perf_counter() - start)
-        raise
+        return f"cell {error.exec_count}: {error.ename}: {error.evalue}"
     except OSError:
         raise
     except Exception as error:  # a kernel that died (out of memory) or never came up
-        seconds, sentence = time.perf_counter() - start, f"the kernel stopped: {error}"
-        _note(folder, provenance, "failed", seconds=seconds, error=sentence)
-        return Outcome("failed", folder, seconds, {}, sentence)
+        return f"the kernel stopped: {error}"
     finally:
         os.environ.pop(BATCH_VARIABLE) if before is None else os.environ.update({BATCH_VARIABLE: before})
-    seconds = time.perf_counter() - start
-    result = recorded(nbformat.read(folder / NOTEBOOK, as_version=4))
-    _note(folder, provenance, "finished", seconds=seconds)
-    write_atomically(folder / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")  # last
-    return Outcome("finished", folder, seconds, result)
+    return ""
 
 
 @contextmanager
@@ -155,8 +174,8 @@ def _claim(folder: Path) -> Iterator[bool]:
         yield True
 
 
-def _note(folder: Path, provenance: dict[str, Any], status: str, **more: Any) -> None:
-    write_atomically(folder / PROVENANCE, json.dumps({"status": status, **provenance, **more}, indent=1) + "\n")
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def _provenance(request: RunRequest) -> dict[str, Any]:
@@ -174,7 +193,6 @@ def _provenance(request: RunRequest) -> dict[str, Any]:
     }
 
 
-@lru_cache(maxsize=1)
 def code_version() -> str:
     """SHA-256 over the kit's own Python files."""
     root = Path(__file__).resolve().parents[1]
@@ -215,5 +233,6 @@ def _git_commit() -> str | None:
 def _as_html(path: Path) -> str:
     from nbconvert import HTMLExporter
 
-    html, _ = HTMLExporter(embed_images=True).from_filename(str(path))
+    exporter = HTMLExporter(embed_images=True, mathjax_url="", require_js_url="")  # nothing from outside
+    html, _ = exporter.from_filename(str(path))
     return html

@@ -64,13 +64,16 @@ def load_sweep(path: str | Path) -> Sweep:
             raise KitError(f"{path}: grid.{name} is {values!r}; it must be a list of values.")
         if name in fixed:
             raise KitError(f"{path}: {name} stands under `parameters` and under `grid`; choose one.")
+    report = content.get("report") or []
+    if not isinstance(report, list) or not all(isinstance(name, str) for name in report):
+        raise KitError(f"{path}: report is {report!r}; it must be a list of results, for example [local.mcc, federated.mcc].")
     notebook = path.parent / str(content["notebook"])
     points = [dict(zip(grid, point, strict=True)) for point in itertools.product(*grid.values())]
     requests = [RunRequest.make(notebook, {**fixed, **point}) for point in points]
     ids = [request.id for request in requests]
     if len(set(ids)) < len(ids):
         raise KitError(f"{path}: two runs of the grid are the same; a list has a value twice.")
-    return Sweep(path.stem, str(content.get("about") or ""), tuple(requests), tuple(grid), tuple(content.get("report") or ()))
+    return Sweep(path.stem, str(content.get("about") or ""), tuple(requests), tuple(grid), tuple(report))
 
 
 def run_sweep(

@@ -28,6 +28,8 @@ def evaluate(model: TrainedModel, sites: Sequence[Site]) -> dict[str, Scores]:
 
     Raises: KitError if a site's films aren't in the form that the model was trained on.
     """
+    if not any(len(site.test) for site in sites):
+        raise KitError("No site has a test film: give the manifest a test split.")
     network, spec = model.network(), model.spec
     truth, answers, scores = [], [], {}
     for site in sites:
@@ -36,6 +38,8 @@ def evaluate(model: TrainedModel, sites: Sequence[Site]) -> dict[str, Scores]:
             if trained != given:
                 raise KitError(f"The model was trained with {what} {trained!r}; site {site.name}'s test films have {given!r}.")
         probabilities = predict(network, site.test, spec)
+        if not torch.isfinite(probabilities).all():
+            raise KitError("The model answers with values that aren't numbers: its training diverged. Lower learning_rate.")
         scores[site.name] = score(site.test.labels.numpy(), probabilities.numpy())
         truth.append(site.test.labels)
         answers.append(probabilities)
@@ -62,14 +66,16 @@ class Comparison:
     def results(self) -> dict[str, float | int]:
         """Flat keys for a result file, by metric.
 
-        central.mcc, federated.mcc: on the test films of all sites. local.mcc: mean over the sites of
-        their own model on their own test films; local.everywhere.mcc: mean over the sites of their own
-        model on all test films. central.A.mcc and so on: on the test films of site A alone.
+        central.mcc, federated.mcc: on the test films of all sites together. central.A.mcc and so on: on the
+        test films of site A alone; local.A.mcc is A's own model. local.mcc, central.own.mcc and
+        federated.own.mcc: the means of these over the sites, to be compared with each other.
+        local.everywhere.mcc: mean over the sites of their own model on the test films of all.
         """
         flat: dict[str, float | int] = {"test_films": self.central[EVERYWHERE].films}
         for metric in METRICS:
             for arm, scores in (("central", self.central), ("federated", self.federated)):
                 flat[f"{arm}.{metric}"] = getattr(scores[EVERYWHERE], metric)
+                flat[f"{arm}.own.{metric}"] = _mean(getattr(scores[site], metric) for site in self.local)
             flat[f"local.{metric}"] = _mean(getattr(s, metric) for s in self.own().values())
             flat[f"local.everywhere.{metric}"] = _mean(getattr(s[EVERYWHERE], metric) for s in self.local.values())
             for site, own in self.own().items():

@@ -27,8 +27,8 @@ def train_locally(
 ) -> LocalTraining:
     """Train `network` in place for one round.
 
-    1. Shuffle the films and cut them into ceil(n / batch_size) batches of equal size, give or take one
-       (a last batch of a single film would break BatchNorm).
+    1. Shuffle the films and cut them into ceil(n / batch_size) batches of equal size, give or take one;
+       fewer where a batch would have a single film, which BatchNorm can't train on.
     2. For each batch: augment, normalise, one optimizer step on the mean cross-entropy.
     3. Again, `plan.local_epochs` times.
 
@@ -38,7 +38,7 @@ def train_locally(
     optimizer = make_optimizer(network, plan, plan.learning_rate_in(round))
     shuffle = torch_generator(plan.seed, round, site, "shuffle")
     augment = torch_generator(plan.seed, round, site, "augment")
-    batches = -(-len(films) // plan.batch_size)
+    batches = max(1, min(-(-len(films) // plan.batch_size), len(films) // 2))
     losses = []
     with torch.random.fork_rng(devices=[]):  # dropout draws from torch's global generator
         torch.manual_seed(derive_seed(plan.seed, round, site, "dropout"))

@@ -1,6 +1,6 @@
 """The training plan: everything that decides a run, in one frozen record with one hash.
 
-Sites compare the hash before they train: who approved a plan approved this one and no other.
+Who approves a plan by its hash approves this one and no other.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         return tuple(value)
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
     article = {"int": "a whole number", "float": "a finite number"}[hint.__name__]
     raise KitError(f"{name} is {value!r}; it must be {article}.")

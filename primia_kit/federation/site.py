@@ -14,14 +14,23 @@ from ..models import ModelSpec
 from .local import LocalTraining, train_locally
 from .plan import TrainingPlan
 
+RESERVED = ("all", "own", "everywhere")  # names of sums and means in `Comparison.results`
+
 
 @dataclass(frozen=True)
 class Site:
-    """One hospital's films in memory. What its methods return is what leaves the hospital."""
+    """One hospital's films in memory. What its methods return is what leaves the hospital.
+
+    Raises: KitError for a name that would be taken for something else in a table of results.
+    """
 
     name: str
     train: FilmSet
     test: FilmSet
+
+    def __post_init__(self) -> None:
+        if not self.name or "." in self.name or self.name in RESERVED:
+            raise KitError(f"A site can't be called {self.name!r}: no dot, and not one of {', '.join(RESERVED)}.")
 
     def check(self, plan: TrainingPlan) -> None:
         """Refuse a plan that these films can't serve; a label that the site lacks is no obstacle."""
@@ -38,12 +47,11 @@ class Site:
 
     def pixel_sums(self) -> dict[str, torch.Tensor]:
         """Number, sum and sum of squares of the training films' pixels: float64 scalars."""
-        # A film's sums in float32 are exact to 1e-6; only the sum over films needs float64.
         images = self.train.images
         return {
             "pixels": torch.tensor(images.numel(), dtype=torch.float64),
-            "sum": images.sum((1, 2, 3)).double().sum(),
-            "sum_of_squares": images.square().sum((1, 2, 3)).double().sum(),
+            "sum": images.sum(dtype=torch.float64),
+            "sum_of_squares": images.square().sum(dtype=torch.float64),
         }
 
     def update(
@@ -52,7 +60,8 @@ class Site:
         """Train the global weights on the site's films.
 
         Returns: the weighted update {name: weight * (local - global)} with the weight itself under
-        "weight", float32; and what the training was like.
+        "weight", float32, which goes through the aggregator; and the number of steps and the mean loss,
+        which the server gets in clear to show progress.
         """
         network = _workspace(spec)
         network.load_state_dict(weights)
@@ -68,7 +77,7 @@ class Site:
 def _workspace(spec: ModelSpec) -> nn.Module:
     """The network that this process trains in, one site after the other: making one costs as much as a step.
 
-    Nothing of a site stays behind: the next one overwrites every parameter and buffer with the global ones.
+    The next site overwrites every parameter and buffer with the global ones.
     """
     return spec.build().to(memory_format=torch.channels_last)
 

@@ -93,8 +93,11 @@ def load_model(path: str | Path) -> TrainedModel:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         spec = ModelSpec(**{**content["spec"], "classes": tuple(content["spec"]["classes"])})
-        return TrainedModel(spec, content["weights"])
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        for field in ("architecture", "norm", "pool", "geometry", "size", "pixel_mean", "pixel_std"):
+            if type(getattr(spec, field)).__name__ != ModelSpec.__annotations__[field]:
+                raise TypeError(f"its {field} is {getattr(spec, field)!r}")
+        return TrainedModel(spec, dict(content["weights"]))
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise KitError(
             f"{path} is not a model saved by the kit: {(str(error) or type(error).__name__).splitlines()[0]}"
         ) from error

@@ -19,8 +19,6 @@ class Aggregator(Protocol):
     weights as well, and the mean over those who stayed needs no correction.
     """
 
-    sees_each_site: bool  # whether the server learns single contributions
-
     def sum(self, purpose: str, contributions: Mapping[str, Contribution]) -> dict[str, torch.Tensor]:
         """Add up the contributions of all sites, part by part.
 
@@ -40,8 +38,6 @@ class PlainSum:
     An update gives away much about the films that it was made from, so this is for lessons and for
     comparison, and for sites that trust the server with their data.
     """
-
-    sees_each_site = True
 
     def sum(self, purpose: str, contributions: Mapping[str, Contribution]) -> dict[str, torch.Tensor]:
         check_contributions(purpose, contributions)
@@ -68,4 +64,4 @@ def check_contributions(purpose: str, contributions: Mapping[str, Contribution])
                 shapes = f"{tuple(part.shape)} at site {site}, {tuple(first[name].shape)} at {first_site}"
                 raise KitError(f"{purpose}: {name!r} has shape {shapes}.")
             if not torch.isfinite(part).all():
-                raise KitError(f"{purpose}: {name!r} of site {site} isn't finite. Its training diverged: lower learning_rate.")
+                raise KitError(f"{purpose}: {name!r} of site {site} isn't finite: its training diverged (lower learning_rate).")

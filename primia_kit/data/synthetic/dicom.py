@@ -27,20 +27,24 @@ class Visit:
     date: str  # YYYYMMDD
 
 
-def dicom_film(exposure: Exposure, equipment: Equipment, visit: Visit) -> Dataset:
-    """The complete data set, ready for `save_as(..., enforce_file_format=True)`."""
+def dicom_film(exposure: Exposure, equipment: Equipment, visit: Visit, entropy: str = "") -> Dataset:
+    """The complete data set, ready for `save_as(..., enforce_file_format=True)`.
+
+    Args:
+        entropy: tells the identifiers of this study from those of another with the same patient numbers.
+    """
     digital = equipment.modality == "DX"
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation if digital else ComputedRadiographyImageStorage
-    ds.file_meta.MediaStorageSOPInstanceUID = _uid("instance", visit.patient, visit.number)
+    ds.file_meta.MediaStorageSOPInstanceUID = _uid("instance", entropy, visit.patient, visit.number)
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.ImplementationClassUID = _uid("PriMIA Kit")
 
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID
-    ds.StudyInstanceUID = _uid("study", visit.patient, visit.number)
-    ds.SeriesInstanceUID = _uid("series", visit.patient, visit.number)
+    ds.StudyInstanceUID = _uid("study", entropy, visit.patient, visit.number)
+    ds.SeriesInstanceUID = _uid("series", entropy, visit.patient, visit.number)
     ds.ImageType = ["ORIGINAL", "PRIMARY", ""] if digital else ["ORIGINAL", "PRIMARY"]
     ds.StudyDate = ds.SeriesDate = ds.ContentDate = ds.AcquisitionDate = visit.date
     ds.StudyTime = ds.SeriesTime = ds.ContentTime = ds.AcquisitionTime = "120000"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +33,8 @@ def synthetic_hospitals(
         patients: children a hospital on average, at least 10; A is larger, C smaller. A child has 1.5
             films on average, and a third of the children are for testing.
         seed: the same seed gives the same bytes.
-        folder: where to keep them; default a folder of the kit's cache, named after the arguments and the
-            generator's own code, so that a changed generator never finds old films.
+        folder: where to keep them, by default the kit's cache: in a subfolder named after the arguments and
+            the code that draws and splits, so that a changed generator or another seed never finds old films.
         jobs: processes; -1 for all cores. About 45 ms a film and core.
         progress: called as (done, total, what).
 
@@ -44,7 +45,7 @@ def synthetic_hospitals(
         raise KitError(
             f"patients is {patients}; a synthetic hospital needs at least 10 to have every class among its training films."
         )
-    folder = Path(folder) if folder else cache_folder() / f"hospitals-{_fingerprint()}-{patients}-seed{seed}"
+    folder = Path(folder or cache_folder()) / f"hospitals-{_fingerprint()}-{patients}-seed{seed}"
     if (folder / MANIFEST_NAME).is_file():
         manifest = read_manifest(folder / MANIFEST_NAME)
         if all(manifest.path_of(film).is_file() for film in manifest):
@@ -78,7 +79,7 @@ def _make_child(folder: Path, seed: int, films: list[Film]) -> int:
     first = films[0]
     rng = numpy_generator(seed, "child", first.patient)
     child, sex = draw_child(rng), str(rng.choice(["F", "M"]))
-    year, month, day = rng.integers(2015, 2020), rng.integers(1, 13), rng.integers(1, 28)
+    year, month, day = rng.integers(2015, 2020), rng.integers(1, 13), rng.integers(1, 27)
     for number, film in enumerate(films, start=1):
         if (folder / film.path).is_file():
             continue
@@ -86,7 +87,7 @@ def _make_child(folder: Path, seed: int, films: list[Film]) -> int:
         equipment = EQUIPMENT[film.site]
         exposure = expose(render_chest(child, film.label, rng).attenuation, equipment, rng)
         visit = Visit(film.patient, child.age_years, sex, number, f"{year}{month:02d}{day + number - 1:02d}")
-        dataset = dicom_film(exposure, equipment, visit)
+        dataset = dicom_film(exposure, equipment, visit, entropy=folder.name)
         write_atomically(folder / film.path, lambda path, ds=dataset: ds.save_as(path, enforce_file_format=True))
     return len(films)
 
@@ -111,6 +112,7 @@ def _in_parallel(function, arguments: list[tuple], jobs: int) -> Iterator:
 
 
 def _fingerprint() -> str:
-    """Eight hex digits that change with the generator's code."""
-    code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    """Eight hex digits that change with the code that draws the films, deals the patients and derives the seeds."""
+    elsewhere = [Path(inspect.getsourcefile(function)) for function in (deal_patients, derive_seed)]
+    code = b"".join(path.read_bytes() for path in [*sorted(Path(__file__).parent.glob("*.py")), *elsewhere])
     return hashlib.sha256(code).hexdigest()[:8]
