@@ -1,0 +1,5 @@
+"""What an adversary can do with what leaves a hospital."""
+
+from .linkage import Linkage, link_films
+
+__all__ = ["Linkage", "link_films"]
