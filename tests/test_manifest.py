@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from primia_kit.data import Film, Manifest, read_manifest, share_out, site_names
-from primia_kit.data.manifest import deal_patients, majority_labels
+from primia_kit.data.partition import deal_patients, majority_labels
 from primia_kit.errors import KitError
 
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import KitError
-from .manifest import MANIFEST_NAME, Film, Manifest, deal_patients, read_manifest
+from .manifest import MANIFEST_NAME, Film, Manifest, read_manifest
+from .partition import deal_patients
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 _SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}

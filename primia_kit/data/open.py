@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from .folders import read_folder
-from .manifest import Manifest, share_out
+from .manifest import Manifest
+from .partition import share_out
 from .synthetic import synthetic_hospitals
 
 
