@@ -62,7 +62,9 @@ def partition(
     for split in SPLITS:
         at_least = minimum if split == "train" else 1
         _fill_up(manifest.select(split=split), site_names(sites), site_of, at_least)
-    return _with_sites(manifest, site_of, f"Shared out to {sites} sites by {how.replace('_', ' ')}, alpha {alpha:g}, seed {seed}.")
+    return _with_sites(
+        manifest, site_of, f"Shared out to {sites} sites by {how.replace('_', ' ')}, alpha {alpha:g}, seed {seed}."
+    )
 
 
 def share_out(manifest: Manifest, sites: int, seed: int) -> Manifest:
@@ -90,6 +92,11 @@ def site_names(count: int) -> tuple[str, ...]:
 def majority_labels(films: Iterable[Film]) -> dict[str, str]:
     """Each patient's most frequent label (the alphabetically first of equals)."""
     return _majority(films, "label")
+
+
+def majority_places(films: Iterable[Film]) -> dict[str, str]:
+    """Where each patient was filmed most often, "" where that isn't known."""
+    return _majority(films, "acquired")
 
 
 def deal_patients(manifest: Manifest, shares: dict[str, float], seed: int, purpose: str) -> dict[str, str]:
@@ -121,7 +128,7 @@ def _by_acquisition(manifest: Manifest, minimum: int) -> Manifest:
             f"{len(silent)} of {len(manifest)} films don't tell where they were taken (the first is {silent[0]}): share them "
             'out with how="iid", or name each film\'s place in the column "acquired" of a manifest.csv.'
         )
-    site_of = _majority(manifest, "acquired")
+    site_of = majority_places(manifest)
     training = Counter(site_of[patient] for patient in {film.patient for film in manifest.select(split="train")})
     small = {site for site in site_of.values() if training[site] < minimum}
     site_of = {patient: OTHERS if site in small else site for patient, site in site_of.items()}
