@@ -21,6 +21,7 @@ import os
 import shutil
 import struct
 import threading
+import time
 import zlib
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,7 @@ BOUND = 4 * 2**30  # bytes of all packs together; beyond it the packs used longe
 _FREE = 2**30  # bytes that are left to others on the disk
 _PACKS = 256  # packs of one size, geometry and version: each costs a file to open
 _PACK_BYTES = 64 * 2**20  # of pixels; a stopped run loses less than one pack
+_STALE = 3600  # seconds after which a half-written pack has no writer any more
 _MAGIC = b"PKFILMS1"
 _HEAD = struct.Struct("<8sQ")
 _DECODERS = (
@@ -83,6 +85,7 @@ class FilmCache:
         except OSError:
             return None
         if len(pixels) != self._bytes or zlib.crc32(pixels, zlib.crc32(key)) != checksum:
+            pack.unlink(missing_ok=True)  # the disk, or somebody, has damaged it: all its films are decoded again
             return None
         return np.frombuffer(pixels, "<f4").reshape(self._size, self._size)
 
@@ -157,6 +160,9 @@ class FilmCache:
             here += pack.parent == self._packs
             if total > self.bound or (pack.parent == self._packs and here > _PACKS):
                 pack.unlink(missing_ok=True)
+        for part in self.folder.glob("*/.*.part"):  # of a process that was killed while it wrote
+            if part.stat().st_mtime < time.time() - _STALE:
+                part.unlink(missing_ok=True)
 
 
 def open_cache(size: int, geometry: str) -> FilmCache | None:

@@ -15,8 +15,8 @@ from PIL import Image
 from ..errors import KitError, nearest
 from .content import content_digest
 from .dicom import is_dicom, read_dicom
-from .fragments import NPZ_SUFFIXES, split_fragment
 from .film_cache import FilmCache, open_cache
+from .fragments import NPZ_SUFFIXES, split_fragment
 from .manifest import Manifest
 from .medmnist import read_medmnist
 from .nifti import is_nifti, read_nifti
@@ -137,17 +137,19 @@ def load_films(
             return error
 
     kept, images, failures = [], np.empty((len(manifest), 1, size, size), np.float32), []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders and resize release the interpreter's lock
-        for done, (film, result) in enumerate(zip(manifest, pool.map(one, manifest), strict=True), start=1):
-            if isinstance(result, KitError):
-                failures.append(str(result))
-            else:
-                images[len(kept), 0] = result
-                kept.append(film)
-            if progress:
-                progress(done, len(manifest), "films read")
-    if films:
-        films.flush()
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders and resize release the interpreter's lock
+            for done, (film, result) in enumerate(zip(manifest, pool.map(one, manifest), strict=True), start=1):
+                if isinstance(result, KitError):
+                    failures.append(str(result))
+                else:
+                    images[len(kept), 0] = result
+                    kept.append(film)
+                if progress:
+                    progress(done, len(manifest), "films read")
+    finally:  # a run that is stopped has its films decoded, too
+        if films:
+            films.flush()
     if failures and unreadable == "error":
         shown = failures[:10] + [f"… and {len(failures) - 10} more"] * (len(failures) > 10)
         lines = "\n  ".join([f"{len(failures)} of {len(manifest)} films can't be read:", *shown])
