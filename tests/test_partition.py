@@ -63,14 +63,14 @@ def shares_of_labels(manifest: Manifest, split: str) -> np.ndarray:
 
 def test_alpha_sets_the_skew_and_sites_stay_of_one_size():
     deviations = []
-    for alpha in (0.05, 1, 1000):
+    for alpha in (0.05, 5, 1000):
         parts = partition(study(2400), 6, "label_skew", alpha=alpha)
         sizes = patients_at(parts)
         assert max(sizes.values()) - min(sizes.values()) <= 6
         train, test = shares_of_labels(parts, "train"), shares_of_labels(parts, "test")
         assert np.abs(train - test).max() < 0.03  # a site's test films look like its training films
         deviations.append(np.abs(train - 1 / 3).mean())
-    assert deviations[0] > 0.3 > deviations[1] > 0.05 > 0.01 > deviations[2]
+    assert deviations[0] > 0.3 > 0.25 > deviations[1] > 0.05 > 0.01 > deviations[2]
 
 
 def test_the_variance_is_a_dirichlet_distributions():

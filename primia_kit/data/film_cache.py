@@ -15,6 +15,7 @@ not be written to, loses the cache and not the run.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -69,6 +70,7 @@ class FilmCache:
         self._packs = self.folder / f"{geometry}-{size}-{decoder_version()}"
         self._bytes = 4 * size * size
         self._places: dict[bytes, tuple[Path, int, int]] = {}  # key: pack, offset of its pixels, CRC-32
+        self._used: set[Path] = set()
         self._waiting: dict[bytes, np.ndarray] = {}
         self._lock = threading.Lock()
         self._works = self._open()
@@ -87,7 +89,15 @@ class FilmCache:
         if len(pixels) != self._bytes or zlib.crc32(pixels, zlib.crc32(key)) != checksum:
             pack.unlink(missing_ok=True)  # the disk, or somebody, has damaged it: all its films are decoded again
             return None
+        self._mark_used(pack)
         return np.frombuffer(pixels, "<f4").reshape(self._size, self._size)
+
+    def _mark_used(self, pack: Path) -> None:
+        """A pack's date is that of its last use."""
+        if pack not in self._used:
+            self._used.add(pack)
+            with contextlib.suppress(OSError):
+                os.utime(pack)
 
     def put(self, key: bytes, film: np.ndarray) -> None:
         """Keep a film; it is on the disk after `flush` at the latest."""
@@ -141,7 +151,6 @@ class FilmCache:
                 keys, checksums = stream.read(32 * count), np.frombuffer(stream.read(4 * count), "<u4")
             for i in range(count):
                 self._places[keys[32 * i : 32 * i + 32]] = (pack, start + i * self._bytes, int(checksums[i]))
-            os.utime(pack)  # used just now
         except (OSError, ValueError, struct.error):  # half a pack, or none of ours
             pack.unlink(missing_ok=True)
 
