@@ -76,20 +76,17 @@ def who_has_what(manifest: Manifest, split: str = "train") -> Figure:
         colour, hatch = PALETTE[c % len(PALETTE)], _HATCHES[c % len(_HATCHES)]
         bars = axis.barh(range(len(sites)), width, left=left, color=colour, hatch=hatch, edgecolor="white", lw=0.4, label=label)
         for bar, n in zip(bars, width.tolist(), strict=True):
-            if (
-                n and n / max(longest, 1) > (0.01 + 0.014 * len(str(n))) * size / 7.5
-            ):  # a digit is about 1/70 as wide as the longest bar
+            # A digit is about 1/70 as wide as the longest bar.
+            if n and n / max(longest, 1) > (0.01 + 0.014 * len(str(n))) * size / 7.5:
                 x, y = bar.get_x() + n / 2, bar.get_y() + bar.get_height() / 2
                 box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.85}
                 axis.text(x, y, str(n), ha="center", va="center", fontsize=size, bbox=box)
         left += width
     for row, site in enumerate(sites):
-        axis.text(
-            left[row], row, f"  {patients[site]} {'child' if patients[site] == 1 else 'children'}", va="center", fontsize=size
-        )
-    axis.set_yticks(
-        range(len(sites)), [_shortened(f"Hospital {site}" if len(site) <= 3 else site) for site in sites], fontsize=size
-    )
+        children = "child" if patients[site] == 1 else "children"
+        axis.text(left[row], row, f"  {patients[site]} {children}", va="center", fontsize=size)
+    names = [_shortened(f"Hospital {site}" if len(site) <= 3 else site) for site in sites]
+    axis.set_yticks(range(len(sites)), names, fontsize=size)
     axis.set(xlabel=f"{_SPLIT_NAMES[split]} films", xlim=(0, max(longest, 1) * 1.25), ylim=(len(sites) - 0.5, -0.5))
     axis.legend(ncols=min(len(classes), 5), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     return _clean(figure)

@@ -19,6 +19,7 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 LARGEST = 100_000_000  # pixels; the largest detectors have about 20 million
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF 6.0, section 8
 _WHITE_IS_ZERO = 0
+_ORIENTATION = 274  # TIFF 6.0 and EXIF 2.3
 
 
 def read_raster(path: Path) -> np.ndarray:
@@ -33,7 +34,8 @@ def read_raster(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's on size (checked below) and on damaged tags (the decoder's to judge)
-            with Image.open(path, formats=_FORMATS) as image:
+            # A stream, no name: Pillow maps named TIFF files, and mixes up rows and columns of those that are to be turned.
+            with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
                 if image.width * image.height > LARGEST:
                     raise KitError(
                         f"{path} claims {image.width} × {image.height} pixels, more than any film has; it was not opened."
@@ -85,10 +87,10 @@ def _white(path: Path, image: Image.Image) -> float:
 
 
 def _upright(image: Image.Image, film: np.ndarray) -> np.ndarray:
-    """Turn and mirror as EXIF's Orientation (274) says."""
-    orientation = image.getexif().get(0x0112, 1)
-    if orientation not in range(2, 9):
+    """Turn and mirror as EXIF's Orientation says; Pillow has done it for TIFF."""
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    if image.format == "TIFF" or orientation not in range(2, 9):
         return film
     picture = Image.fromarray(film)
-    picture.getexif()[0x0112] = orientation
+    picture.getexif()[_ORIENTATION] = orientation
     return np.ascontiguousarray(ImageOps.exif_transpose(picture))
