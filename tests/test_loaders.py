@@ -7,13 +7,14 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import BasicTextSRStorage, DeflatedExplicitVRLittleEndian
 
-from primia_kit.data import load_films, medmnist, open_films, read_film, read_folder
+from primia_kit.data import load_films, medmnist, open_films, read_film, read_folder, read_manifest
 from primia_kit.data.synthetic import EQUIPMENT, expose
 from primia_kit.data.synthetic.dicom import Visit, dicom_film
 from primia_kit.errors import KitError
@@ -125,10 +126,9 @@ def test_unreadable_dicom_files_are_listed_and_left_out(tmp_path):
     (tmp_path / "a" / "broken").write_bytes(whole[:150])
     (tmp_path / "a" / "empty.dcm").touch()
     report = dicom(tmp_path / "a" / "report", value=8)
-    import pydicom
-
     ds = pydicom.dcmread(report)
     del ds.Rows, ds.PixelData
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
     ds.save_as(report)
     manifest = read_folder(tmp_path)
     assert len(manifest) == 4
@@ -140,14 +140,12 @@ def test_unreadable_dicom_files_are_listed_and_left_out(tmp_path):
 def test_a_deflated_header_is_read_without_inflating_the_whole(tmp_path):
     path = dicom(tmp_path / "a" / "1", patient="9", value=1)
     dicom(tmp_path / "b" / "2", patient="8", value=2)
-    import pydicom
-
     ds = pydicom.dcmread(path)
     ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     ds.save_as(path)
     assert {f.patient.rpartition("/")[2] for f in read_folder(tmp_path)} == {"8", "9"}
     # A bomb: the same start, and 2 GiB of zeros as pixels.
-    head = path.read_bytes()[: 144 + ds.file_meta.FileMetaInformationGroupLength]
+    head = path.read_bytes()[: 144 + pydicom.dcmread(path).file_meta.FileMetaInformationGroupLength]
     packer = zlib.compressobj(9, wbits=-15)
     inner = zlib.decompressobj(-15).decompress(path.read_bytes()[len(head) :])[:-524]
     body = packer.compress(inner + b"\xe0\x7f\x10\x00OW\0\0" + (2**31).to_bytes(4, "little"))
@@ -235,7 +233,7 @@ def test_an_npz_that_is_not_medmnists_is_a_sentence(tmp_path, changes, sentence)
 
 @pytest.mark.parametrize("fragment", ["", "#", "#train", "#train/6", "#train/-1", "#other/1", "#val/x"])
 def test_a_film_that_an_npz_does_not_have_is_a_sentence(tmp_path, fragment):
-    with pytest.raises(KitError, match="named by split and number|has 6 images"):
+    with pytest.raises(KitError, match=r"named by split and number|has 6 images"):
         read_film(f"{npz(tmp_path / 'x.npz')}{fragment}")
 
 
@@ -256,7 +254,7 @@ def volume(path: Path, seed: int) -> Path:
 
 def test_slices_of_a_volume_by_labels_csv_are_one_patients(tmp_path):
     path = volume(tmp_path / "v.nii.gz", 0)
-    with pytest.raises(KitError, match="outside any label's folder.*labels.csv"):
+    with pytest.raises(KitError, match=r"outside any label's folder.*labels.csv"):
         read_folder(path)
     (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"v.nii.gz#{z},{'ab'[z % 2]}\n" for z in range(5)))
     manifest = read_folder(path)
@@ -274,8 +272,6 @@ def test_all_kinds_side_by_side(tmp_path):
     assert len(manifest) == 8
     films = load_films(manifest, size=8, geometry="pad")
     assert films.images.shape == (8, 1, 8, 8)
-    from primia_kit.data import read_manifest
-
     assert read_manifest(manifest.to_csv()).films == manifest.films
 
 
@@ -296,9 +292,7 @@ def test_names_that_do_not_fit_are_a_sentence(tmp_path, labels, sentence):
 @pytest.mark.real_films
 def test_real_dicom_headers(kermany, tmp_path):
     source = kermany.parent / "cxr_dicom"
-    for i, path in enumerate(
-        sorted(p for folder in ("chest", "chest_derived", "bad", "ood") for p in (source / folder).iterdir())
-    ):
+    for i, path in enumerate(sorted(source.glob("*/*.dcm"))):
         (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
         (tmp_path / "ab"[i % 2] / path.stem).symlink_to(path)
     manifest = read_folder(tmp_path)

@@ -9,6 +9,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom.uid import UID
+
 from ..errors import KitError
 
 _DIRECTORY = "1.2.840.10008.1.3.10"  # Media Storage Directory: a DICOMDIR
@@ -83,8 +85,13 @@ def _dataset(path: Path):
 
 
 def _header(dataset) -> Header | None:
-    if dataset.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY or "Rows" not in dataset or "Columns" not in dataset:
+    kind = dataset.file_meta.get("MediaStorageSOPClassUID") or UID("")
+    if kind == _DIRECTORY:
         return None
+    if "Rows" not in dataset or "Columns" not in dataset:
+        if kind.name.endswith("Storage") and "Image" not in kind.name:
+            return None
+        raise ValueError("it has no Rows (0028,0010) and Columns (0028,0011), or ends before them")
 
     def text(keyword: str) -> str:
         value = dataset.get(keyword)
