@@ -125,6 +125,7 @@ def test_unreadable_dicom_files_are_listed_and_left_out(tmp_path):
     whole = dicom(tmp_path / "a" / "broken", value=9).read_bytes()
     (tmp_path / "a" / "broken").write_bytes(whole[:150])
     (tmp_path / "a" / "empty.dcm").touch()
+    dicom(tmp_path / "a" / "long", value=7, PatientID="1" * 100_000)
     report = dicom(tmp_path / "a" / "report", value=8)
     ds = pydicom.dcmread(report)
     del ds.Rows, ds.PixelData
@@ -133,7 +134,12 @@ def test_unreadable_dicom_files_are_listed_and_left_out(tmp_path):
     manifest = read_folder(tmp_path)
     assert len(manifest) == 4
     told = " ".join(manifest.notes)
-    assert "2 file(s) can't be read and were left out" in told and "broken" in told and "empty.dcm" in told
+    assert (
+        "3 file(s) can't be read and were left out" in told
+        and "broken" in told
+        and "PatientID has 100000 bytes" in told
+        and "empty.dcm" in told
+    )
     assert "1 DICOM file(s) hold no image" in told
 
 

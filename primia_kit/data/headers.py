@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom.dataelem import RawDataElement
 from pydicom.uid import UID
 
 from ..errors import KitError
@@ -19,6 +20,7 @@ _TAGS = [
     "SOPInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "InstitutionName", "StationName", "Manufacturer",
     "ManufacturerModelName", "Rows", "Columns",
 ]  # fmt: skip
+_LONGEST = 65536  # bytes of an element; longer ones are left on the disk
 _HEAD = 2**20  # bytes of an inflated header that are looked at
 _PIXELS = 0x7FE00008  # from here on (PS3.6) a data set holds pixels
 
@@ -72,7 +74,7 @@ def _dataset(path: Path):
 
     meta = read_file_meta_info(path)
     if meta.get("TransferSyntaxUID") != _DEFLATED:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=False)
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=False, defer_size=_LONGEST)
         dataset.file_meta = meta
         return dataset
     # pydicom would inflate the whole file first, and a small one can be made to inflate without end.
@@ -94,6 +96,9 @@ def _header(dataset) -> Header | None:
         raise ValueError("it has no Rows (0028,0010) and Columns (0028,0011), or ends before them")
 
     def text(keyword: str) -> str:
+        raw = dataset.get_item(keyword)
+        if isinstance(raw, RawDataElement) and raw.length > _LONGEST:
+            raise ValueError(f"{keyword} has {raw.length} bytes")
         value = dataset.get(keyword)
         return re.sub(r"\s+", " ", str(value).replace("\0", " ")).strip() if value is not None else ""
 
