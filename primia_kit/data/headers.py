@@ -96,7 +96,7 @@ def _header(dataset) -> Header | None:
         raise ValueError("it has no Rows (0028,0010) and Columns (0028,0011), or ends before them")
 
     def text(keyword: str) -> str:
-        raw = dataset.get_item(keyword)
+        raw = dataset.get_item(keyword, keep_deferred=True)
         if isinstance(raw, RawDataElement) and raw.length > _LONGEST:
             raise ValueError(f"{keyword} has {raw.length} bytes")
         value = dataset.get(keyword)
