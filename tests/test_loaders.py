@@ -119,6 +119,7 @@ def test_a_bad_labels_csv_is_a_sentence(tmp_path, text, sentence):
         read_folder(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:The value")
 def test_unreadable_dicom_files_are_listed_and_left_out(tmp_path):
     for i in range(4):
         dicom(tmp_path / "ab"[i % 2] / str(i), patient=str(i), value=i)
