@@ -5,6 +5,7 @@ Colours are Okabe & Ito's, which colour-blind readers can tell apart; no figure 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GRAY = "#0072B2", "#E69F00", "#009E73", "#D55E
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, "#56B4E9", "#F0E442", GRAY)
 ARMS = {"alone": (GRAY, ".."), "federated": (BLUE, ""), "pooled (central)": (ORANGE, "//")}
 _MARKERS = "osD^vPX*"
+_HATCHES = ("", "///", "...", "\\\\\\", "xxx", "+++", "ooo", "---", "***", "|||", "OO")
+_SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def contact_sheet(manifest: Manifest, *, films: int = 3, size: int = 128) -> Figure:
@@ -49,24 +52,43 @@ def contact_sheet(manifest: Manifest, *, films: int = 3, size: int = 128) -> Fig
     return figure
 
 
-def who_has_what(manifest: Manifest) -> Figure:
-    """Training films of every label at every site, with the number of patients."""
-    train = manifest.select(split="train")
+def who_has_what(manifest: Manifest, split: str = "train") -> Figure:
+    """Films of every label at every site, with the number of patients: legible for up to 50 sites.
+
+    A bar a site: the length is the number of films, the parts are labels. Counts are written into the parts
+    that have room for them; labels differ by hatching as well as by colour.
+
+    Args:
+        split: "train", "validation" or "test".
+    """
     sites, classes = manifest.sites, manifest.classes
-    figure = _figure(6.5, 0.5 * len(sites) + 1.2)
+    part = manifest.select(split=split)
+    counts = Counter((film.site, film.label) for film in part)
+    patients = Counter(site for site, _ in {(film.site, film.patient) for film in part})
+    height = 0.42 if len(sites) <= 12 else 0.22  # inches a site
+    size = 10 if len(sites) <= 12 else 7.5
+    longest = max(sum(counts[site, label] for label in classes) for site in sites)
+    figure = _figure(6.5, height * len(sites) + 1.2)
     axis = figure.subplots()
     left = np.zeros(len(sites))
     for c, label in enumerate(classes):
-        counts = np.array([sum(f.label == label for f in train.select(site=s)) for s in sites])
-        bars = axis.barh([f"Hospital {s}" for s in sites], counts, left=left, color=PALETTE[c % len(PALETTE)], label=label)
-        axis.bar_label(bars, [str(n) if n else "" for n in counts], label_type="center", color="white")
-        left += counts
+        width = np.array([counts[site, label] for site in sites])
+        colour, hatch = PALETTE[c % len(PALETTE)], _HATCHES[c % len(_HATCHES)]
+        bars = axis.barh(range(len(sites)), width, left=left, color=colour, hatch=hatch, edgecolor="white", lw=0.4, label=label)
+        for bar, n in zip(bars, width.tolist(), strict=True):
+            # A digit is about 1/70 as wide as the longest bar.
+            if n and n / max(longest, 1) > (0.01 + 0.014 * len(str(n))) * size / 7.5:
+                x, y = bar.get_x() + n / 2, bar.get_y() + bar.get_height() / 2
+                box = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.85}
+                axis.text(x, y, str(n), ha="center", va="center", fontsize=size, bbox=box)
+        left += width
     for row, site in enumerate(sites):
-        patients = len({f.patient for f in train.select(site=site)})
-        axis.text(left[row], row, f"  {patients} children", va="center")
-    axis.set(xlabel="training films", xlim=(0, left.max() * 1.25))
-    axis.invert_yaxis()
-    axis.legend(ncols=len(classes), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+        children = "child" if patients[site] == 1 else "children"
+        axis.text(left[row], row, f"  {patients[site]} {children}", va="center", fontsize=size)
+    names = [_shortened(f"Hospital {site}" if len(site) <= 3 else site) for site in sites]
+    axis.set_yticks(range(len(sites)), names, fontsize=size)
+    axis.set(xlabel=f"{_SPLIT_NAMES[split]} films", xlim=(0, max(longest, 1) * 1.25), ylim=(len(sites) - 0.5, -0.5))
+    axis.legend(ncols=min(len(classes), 5), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     return _clean(figure)
 
 
@@ -188,6 +210,10 @@ def _clean(figure: Figure) -> Figure:
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _shortened(name: str, letters: int = 32) -> str:
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"
 
 
 def _box(axis, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:

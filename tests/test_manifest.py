@@ -8,12 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from primia_kit.data import Film, Manifest, read_manifest, share_out, site_names
-from primia_kit.data.manifest import deal_patients, majority_labels
+from primia_kit.data.partition import deal_patients, majority_labels
 from primia_kit.errors import KitError
 
 
 def make(*rows) -> Manifest:
     return Manifest("", tuple(Film(f"{i}.png", *row) for i, row in enumerate(rows)))
+
+
+def test_where_films_were_taken_is_written_if_it_is_known(tmp_path):
+    manifest = Manifest(tmp_path, (Film("a.png", "x", "p", acquired="Ulm"), Film("v.nii.gz#3", "y", "q")))
+    assert read_manifest(manifest.to_csv()) == manifest
+    Manifest(tmp_path, manifest.films[1:]).to_csv()
+    assert (tmp_path / "manifest.csv").read_text().startswith("path,label,patient,site,split\n")
+
+
+def test_films_inside_one_file_share_its_bytes(tmp_path):
+    (tmp_path / "x.npz").write_bytes(bytes(900))
+    (tmp_path / "#1.png").write_bytes(bytes(7))
+    films = [Film(f"x.npz#train/{i}", "n", f"p{i}", "A" if i else "B") for i in range(3)]
+    manifest = Manifest(tmp_path, (*films, Film("#1.png", "n", "q", "A")))
+    assert manifest.file_bytes() == {"A": 607, "B": 300}
+    assert manifest.file_of(films[0]) == tmp_path / "x.npz" and manifest.path_of(films[0]).name == "0"
 
 
 def test_csv_round_trip(tmp_path):

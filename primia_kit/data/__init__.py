@@ -2,11 +2,12 @@
 
 from .folders import read_folder
 from .images import GEOMETRIES, FilmSet, load_films, pool_films, read_film, resize
-from .manifest import CASE_STUDY, Film, Manifest, read_manifest, share_out, site_names
+from .manifest import CASE_STUDY, Film, Manifest, read_manifest
 from .open import open_films
+from .partition import PARTITIONS, partition, share_out, site_names
 from .synthetic import synthetic_hospitals
 
 __all__ = [
-    "CASE_STUDY", "GEOMETRIES", "Film", "FilmSet", "Manifest", "load_films", "open_films", "pool_films", "read_film",
-    "read_folder", "read_manifest", "resize", "share_out", "site_names", "synthetic_hospitals",
+    "CASE_STUDY", "GEOMETRIES", "PARTITIONS", "Film", "FilmSet", "Manifest", "load_films", "open_films", "partition",
+    "pool_films", "read_film", "read_folder", "read_manifest", "resize", "share_out", "site_names", "synthetic_hospitals",
 ]  # fmt: skip

@@ -1,125 +1,124 @@
-"""Folders of films become a manifest: the published Kermany layout, a folder a label, or a manifest.csv.
-
-Kermany, Zhang, Goldbaum 2018 (Mendeley Data rscbjbr9sj) name films after patients:
-`person12_bacteria_34.jpeg`, `person12_virus_9.jpeg`, `IM-0115-0001.jpeg`, `NORMAL2-IM-0012-0001.jpeg`.
-"""
+"""The one door for films on disk: a folder, a `.npz`, a volume or a manifest.csv becomes a manifest."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import KitError
-from .manifest import MANIFEST_NAME, Film, Manifest, deal_patients, read_manifest
+from ..errors import KitError, nearest
+from .content import content_digest
+from .discovery import find_films
+from .fragments import NPZ_SUFFIXES
+from .manifest import MANIFEST_NAME, Film, Manifest, read_manifest
+from .nifti import is_nifti
+from .partition import deal_patients, majority_places
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
-_SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-_PNEUMONIA_NAME = re.compile(r"(person\d+)_(bacteria|virus)_\d+(?:_\d+)?")
-_NORMAL_NAME = re.compile(r"((?:NORMAL2-)?IM-\d+)-\d+")
-_KERMANY_LABELS = {"bacteria": "bacterial", "virus": "viral", "normal": "normal"}
 
+def read_folder(
+    root: str | Path,
+    *,
+    seed: int = 0,
+    test_share: float = 0.2,
+    labels: Sequence[str] | Mapping[str, str] | None = None,
+    progress=None,
+) -> Manifest:
+    """Make the manifest of films on disk.
 
-def read_folder(root: str | Path, *, seed: int = 0, test_share: float = 0.2) -> Manifest:
-    """Make the manifest of a folder of films.
+    A folder is searched at any depth. What decides, in this order:
 
-    Understood are a folder with a `manifest.csv`; `{train,val,test}/LABEL/film` and `LABEL/film`, at any
-    depth below the label; and Kermany's published layout, where `PNEUMONIA/` holds both kinds and the
-    file name tells which. Where the folder has no split of its own, `test_share` of the patients, drawn
-    with `seed` and stratified by label, become the test split.
+    - a `manifest.csv` in it: nothing else is looked at;
+    - a `labels.csv` in it with the columns `path` (or `SOPInstanceUID`) and `label`: films that it doesn't name
+      are left out; of a volume it may name slices (`volume.nii.gz#12`);
+    - the folders: `{train,val,test}/LABEL/film` and `LABEL/film`, at any depth below the label, and Kermany's
+      published layout, where `PNEUMONIA/` holds both kinds and the file name tells which.
 
-    Exact copies of a film are left out; so is every copy of a film that stands under two labels, and a
-    training copy of a test film. The manifest's notes say what was left out.
+    Films are DICOM files of whatever name (DICOMDIR and objects without an image apart), PNG, JPEG, TIFF,
+    BMP and NIfTI, side by side. A NIfTI volume is one film, its middle slice. A MedMNIST `.npz` brings its own
+    labels and splits, one film an image. `root` may also be such a `.npz`, a NIfTI file with a labels.csv
+    beside it, or a CSV file that is a manifest.
 
-    Raises: KitError if the folder is missing, holds no film or only one label.
+    A DICOM film's patient is its PatientID (see `headers.read_header`), and `acquired` the institution, station
+    or device in its header. DICOM and `.npz` files that can't be read are left out and named in the notes.
+
+    Where the films have no split of their own, `test_share` of the patients, drawn with `seed` and stratified
+    by label and by where they were filmed, become the test split. Exact copies of a film are left out; so is
+    every copy of a film that stands under two labels, and a training copy of a test film. The manifest's
+    notes say what was left out.
+
+    Args:
+        labels: other names for labels: a list for labels that are numbers from 0 (MedMNIST), or {old: new}.
+        progress: called as (done, total, what).
+
+    Raises: KitError if there is nothing at `root`, it holds no film or only one label, a DICOM patient stands
+        in two splits, or `labels` doesn't fit.
     """
-    root = Path(root).expanduser()
+    root, only = Path(root).expanduser(), None
+    if not root.exists():
+        raise KitError(f"There is no folder {root}.")
     if not root.is_dir():
-        raise KitError(f"There is no folder {root}." if not root.exists() else f"{root} is a file; give the folder of the films.")
-    if (root / MANIFEST_NAME).is_file():
-        return read_manifest(root / MANIFEST_NAME)
-    films, notes = _find_films(root)
-    films, dropped = _drop_copies(root, films)
-    notes += dropped
-    manifest = Manifest(root, tuple(films), tuple(notes))
+        if root.suffix.lower() == ".csv":
+            return _rename(read_manifest(root), labels)
+        if not root.name.lower().endswith(NPZ_SUFFIXES) and not is_nifti(root):
+            raise KitError(f"{root} is a file; give the folder of the films, or a MedMNIST .npz, a NIfTI file or a manifest.csv.")
+        root, only = root.parent, root
+    elif (root / MANIFEST_NAME).is_file():
+        return _rename(read_manifest(root / MANIFEST_NAME), labels)
+    films, notes = find_films(root, only, progress)
+    films, dropped = _drop_copies(root, films, progress)
+    manifest = _rename(Manifest(root, tuple(films), tuple(notes + dropped)), labels)
     if len(manifest.classes) < 2:
-        only = f" but only the label {manifest.classes[0]!r}" if manifest.classes else " that can be used"
-        raise KitError(f"{root} holds {len(films)} film(s){only}: sort the films into a folder a label, at least two labels.")
-    if all(film.split == "train" for film in films):
-        hands = deal_patients(manifest, {"train": 1 - test_share, "test": test_share}, seed, "test split")
-        manifest = replace(manifest, films=tuple(replace(f, split=hands[f.patient]) for f in films))
-        manifest = replace(
-            manifest,
-            notes=(*notes, f"The folder has no test split: {test_share:.0%} of the patients were drawn for it (seed {seed})."),
+        only_one = f" but only the label {manifest.classes[0]!r}" if manifest.classes else " that can be used"
+        raise KitError(
+            f"{only or root} holds {len(films)} film(s){only_one}: sort the films into a folder a label, at least two labels. "
+            + " ".join(notes)
         )
+    if all(film.split == "train" for film in manifest):
+        manifest = _draw_test_split(manifest, test_share, seed)
     return manifest.check()
 
 
-def _find_films(root: Path) -> tuple[list[Film], list[str]]:
-    films, loose, unnamed = [], 0, 0
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")):
-        folders = path.relative_to(root).parts[:-1]
-        split = _SPLIT_FOLDERS.get(folders[0].lower()) if folders else None
-        if split:
-            folders = folders[1:]
-        if not folders:
-            loose += 1
-            continue
-        label, person = _read_name(folders[0], path.stem)
-        if person is None:
-            unnamed += 1
-            person = path.relative_to(root).with_suffix("").as_posix()
-        # The same person number in two published splits may or may not be the same child.
-        patient = f"{split}:{person}" if split else person
-        films.append(Film(path.relative_to(root).as_posix(), label, patient, split=split or "train"))
-    if not films:
-        where = f"; {loose} film(s) lie outside any label's folder" if loose else ""
+def _rename(manifest: Manifest, labels: Sequence[str] | Mapping[str, str] | None) -> Manifest:
+    if labels is None:
+        return manifest
+    if isinstance(labels, str):
+        raise KitError(f"labels is {labels!r}; give a list of names, or a dictionary of old and new names.")
+    names = dict(labels) if isinstance(labels, Mapping) else {str(i): name for i, name in enumerate(labels)}
+    present = {film.label for film in manifest}
+    if unknown := sorted(set(names) - present):
         raise KitError(
-            f"{root} holds no film in a label's folder{where}. Expected LABEL/film or train/LABEL/film, "
-            f"with films ending in {', '.join(IMAGE_SUFFIXES)}."
+            f"labels names {unknown[0]!r}{nearest(unknown[0], present)}, which no film has; the labels are {_listed(present)}."
         )
-    notes = []
-    if loose:
-        notes.append(f"{loose} film(s) outside any label's folder were left out.")
-    if unnamed:
-        notes.append(
-            f"{unnamed} file name(s) don't tell the patient: each of these films counts as one patient. "
-            "A manifest.csv can say better."
-        )
-    splits_of = defaultdict(set)
-    for film in films:
-        if ":" in film.patient:
-            splits_of[film.patient.split(":", 1)[1]].add(film.split)
-    shared = sum(len(splits) > 1 for person, splits in splits_of.items() if "/" not in person)
-    if shared:
-        notes.append(
-            f"{shared} patient number(s) stand in more than one published split; whether they are the same "
-            "children can't be told. They count as different ones."
-        )
-    return films, notes
+    if not isinstance(labels, Mapping) and (nameless := present - set(names)):
+        raise KitError(f"labels gives {len(names)} names, numbered from 0; no name is given to {_listed(nameless)}.")
+    return replace(manifest, films=tuple(replace(film, label=names.get(film.label, film.label)) for film in manifest))
 
 
-def _read_name(folder: str, stem: str) -> tuple[str, str | None]:
-    """(label, patient or None) from a label folder's name and a file's name."""
-    if match := _PNEUMONIA_NAME.fullmatch(stem):
-        person, kind = match.groups()
-        if folder.lower() in ("pneumonia", kind):
-            return _KERMANY_LABELS[kind], person
-        return folder, person
-    if match := _NORMAL_NAME.match(stem):
-        return _KERMANY_LABELS.get(folder.lower(), folder), match.group(1)
-    return folder, None
+def _listed(labels: set[str]) -> str:
+    return ", ".join(sorted(labels)[:10]) + (", …" if len(labels) > 10 else "")
 
 
-def _drop_copies(root: Path, films: list[Film]) -> tuple[list[Film], list[str]]:
+def _draw_test_split(manifest: Manifest, share: float, seed: int) -> Manifest:
+    if not 0 < share < 1:
+        raise KitError(f"test_share is {share!r}; it is a share of the patients between 0 and 1.")
+    place_of = majority_places(manifest)
+    hands: dict[str, str] = {}
+    for place in sorted(set(place_of.values())):
+        part = replace(manifest, films=tuple(film for film in manifest if place_of[film.patient] == place))
+        purpose = f"test split {place}".strip()
+        hands |= deal_patients(part, {"train": 1 - share, "test": share}, seed, purpose)
+    films = tuple(replace(film, split=hands[film.patient]) for film in manifest)
+    note = f"The films have no test split: {share:.0%} of the patients were drawn for it (seed {seed})."
+    return replace(manifest, films=films, notes=(*manifest.notes, note))
+
+
+def _drop_copies(root: Path, films: list[Film], progress) -> tuple[list[Film], list[str]]:
     copies = defaultdict(list)
-    for film in films:
-        try:
-            copies[hashlib.sha256((root / film.path).read_bytes()).digest()].append(film)
-        except OSError as error:
-            raise KitError(f"Can't read {root / film.path}: {error.strerror}.") from error
+    for done, film in enumerate(films, start=1):
+        copies[content_digest(root / film.path)].append(film)
+        if progress:
+            progress(done, len(films), "films compared")
     kept, same, leaked, contradictory = [], 0, 0, 0
     for group in copies.values():
         if len({film.label for film in group}) > 1:
@@ -136,4 +135,5 @@ def _drop_copies(root: Path, films: list[Film]) -> tuple[list[Film], list[str]]:
         notes.append(f"{leaked} film(s) that stand in the test split too were left out of training.")
     if contradictory:
         notes.append(f"{contradictory} film(s) that stand under two labels were left out.")
-    return sorted(kept, key=lambda film: film.path), notes
+    order = {film.path: i for i, film in enumerate(films)}
+    return sorted(kept, key=lambda film: order[film.path]), notes

@@ -10,11 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..errors import KitError
+from ..errors import KitError, nearest
+from .content import content_digest
 from .dicom import is_dicom, read_dicom
+from .film_cache import FilmCache, open_cache
+from .fragments import NPZ_SUFFIXES, split_fragment
 from .manifest import Manifest
+from .medmnist import read_medmnist
+from .nifti import is_nifti, read_nifti
+from .raster import read_raster
 
 GEOMETRIES = ("pad", "stretch")
 Progress = Callable[[int, int, str], None]  # done, total, what
@@ -45,26 +51,27 @@ class FilmSet:
 
 
 def read_film(path: str | Path) -> np.ndarray:
-    """Decode a film: DICOM by its content, else PNG, JPEG, TIFF or BMP; colour becomes gray.
+    """Decode a film: DICOM by its content, NIfTI and MedMNIST's `.npz` by their names, else PNG, JPEG, TIFF or BMP.
+
+    Args:
+        path: a file, or a film inside a file of many (`pneumonia.npz#train/17`, `volume.nii.gz#12`).
 
     Returns: float32 [rows, columns] in [0, 1], 1 is white.
     Raises: KitError, one sentence that names the file.
     """
-    path = Path(path)
+    path, fragment = split_fragment(path)
     try:
+        if not path.is_file():
+            raise KitError(f"There is no film {path}.")
+        if path.name.lower().endswith(NPZ_SUFFIXES):
+            return read_medmnist(path, fragment)
+        if is_nifti(path):
+            return read_nifti(path, fragment)
         if is_dicom(path):
             return read_dicom(path)
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                values = np.asarray(image, dtype=np.float32)
-                return np.clip(values / (65535 if values.max(initial=0) > 1 else 1), 0, 1)
-            return np.asarray(image.convert("L"), dtype=np.float32) / 255
-    except UnidentifiedImageError as error:
-        raise KitError(f"{path} is not an image in a format that the kit reads, or its start is damaged.") from error
-    except Image.DecompressionBombError as error:
-        raise KitError(f"{path} claims more pixels than any film has; it was not opened.") from error
-    except (OSError, ValueError, SyntaxError, MemoryError) as error:
-        raise KitError(f"{path} can't be decoded: {error}.") from error
+    except OSError as error:
+        raise KitError(f"Can't read {path}: {error.strerror or error}.") from error
+    return read_raster(path)
 
 
 def resize(film: np.ndarray, size: int, geometry: str) -> np.ndarray:
@@ -99,6 +106,7 @@ def load_films(
     geometry: str,
     classes: tuple[str, ...] | None = None,
     unreadable: str = "error",
+    cache: bool = True,
     progress: Progress | None = None,
 ) -> FilmSet:
     """Decode and resize every film of a manifest, on all cores.
@@ -106,6 +114,8 @@ def load_films(
     Args:
         classes: the order of the labels; default the manifest's own.
         unreadable: "error" names every film that can't be read and stops; "skip" leaves them out.
+        cache: keep decoded films for the next run (see `film_cache`); the result is the same to the bit.
+            PRIMIA_NO_CACHE=1 in the environment switches it off everywhere.
         progress: called as (done, total, what).
 
     Raises: KitError for unreadable films, or a label that is not in `classes`.
@@ -115,22 +125,31 @@ def load_films(
     if unknown:
         raise KitError(f"{manifest.root} has films labelled {unknown[0]!r}; the plan's classes are {', '.join(classes)}.")
 
+    if geometry not in GEOMETRIES:
+        raise KitError(f"geometry is {geometry!r}{nearest(str(geometry), GEOMETRIES)}; it is one of {', '.join(GEOMETRIES)}.")
+    films = open_cache(size, geometry) if cache else None
+
     def one(film):
+        path = manifest.path_of(film)
         try:
-            return resize(read_film(manifest.path_of(film)), size, geometry)
+            return _cached(films, path, size, geometry) if films else resize(read_film(path), size, geometry)
         except KitError as error:
             return error
 
     kept, images, failures = [], np.empty((len(manifest), 1, size, size), np.float32), []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders and resize release the interpreter's lock
-        for done, (film, result) in enumerate(zip(manifest, pool.map(one, manifest), strict=True), start=1):
-            if isinstance(result, KitError):
-                failures.append(str(result))
-            else:
-                images[len(kept), 0] = result
-                kept.append(film)
-            if progress:
-                progress(done, len(manifest), "films read")
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders and resize release the interpreter's lock
+            for done, (film, result) in enumerate(zip(manifest, pool.map(one, manifest), strict=True), start=1):
+                if isinstance(result, KitError):
+                    failures.append(str(result))
+                else:
+                    images[len(kept), 0] = result
+                    kept.append(film)
+                if progress:
+                    progress(done, len(manifest), "films read")
+    finally:  # a run that is stopped has its films decoded, too
+        if films:
+            films.flush()
     if failures and unreadable == "error":
         shown = failures[:10] + [f"… and {len(failures) - 10} more"] * (len(failures) > 10)
         lines = "\n  ".join([f"{len(failures)} of {len(manifest)} films can't be read:", *shown])
@@ -142,6 +161,26 @@ def load_films(
         classes=classes,
         geometry=geometry,
     )
+
+
+def _cached(films: FilmCache, path: Path, size: int, geometry: str) -> np.ndarray:
+    file, _ = split_fragment(path)
+    before = _state(file)
+    key = content_digest(path)
+    film = films.get(key)
+    if film is None:
+        film = resize(read_film(path), size, geometry)
+        if _state(file) == before:  # else the pixels may not be those of the digest
+            films.put(key, film)
+    return film
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def pool_films(sets: list[FilmSet]) -> FilmSet:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from ..errors import KitError
-from ..seeds import numpy_generator
 from ..storage import write_atomically
+from .fragments import split_fragment
 
 CASE_STUDY = ("normal", "bacterial", "viral")  # PriMIA's classes, in the order of its figures
 SPLITS = ("train", "validation", "test")
@@ -20,13 +20,20 @@ MANIFEST_NAME = "manifest.csv"
 
 @dataclass(frozen=True)
 class Film:
-    """One row. `path` is relative to the manifest's folder; `site` is "" until films are shared out."""
+    """One row.
+
+    path: relative to the manifest's folder. A film inside a file of many has a fragment: `pneumonia.npz#train/17`,
+        `volume.nii.gz#12`.
+    site: the hospital that holds it in a study; "" until films are shared out.
+    acquired: where it was taken, as its header says; "" where that isn't known.
+    """
 
     path: str
     label: str
     patient: str
     site: str = ""
     split: str = "train"
+    acquired: str = ""
 
 
 COLUMNS = tuple(field.name for field in fields(Film))
@@ -67,11 +74,18 @@ class Manifest:
         return replace(self, films=tuple(kept))
 
     def path_of(self, film: Film) -> Path:
+        """The film's path, with its fragment if it has one, as `read_film` wants it."""
         return self.root / film.path
 
+    def file_of(self, film: Film) -> Path:
+        """The file that holds the film."""
+        return split_fragment(self.path_of(film))[0]
+
     def file_bytes(self) -> dict[str, int]:
-        """Each site's films as they lie on its disk, in bytes."""
-        return {site: sum(self.path_of(film).stat().st_size for film in self.select(site=site)) for site in self.sites}
+        """Each site's films as they lie on its disk, in bytes; of a file of many films, each film's equal part."""
+        files = Counter(self.file_of(film) for film in self.films)
+        each = {path: path.stat().st_size / films for path, films in files.items()}
+        return {site: round(sum(each[self.file_of(film)] for film in self.select(site=site))) for site in self.sites}
 
     def counts(self):
         """A pandas table: films for each site, split and label, with the number of patients."""
@@ -119,15 +133,16 @@ class Manifest:
         """Write the table (default: `manifest.csv` in its folder), atomically."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([getattr(film, column) for column in COLUMNS] for film in self.films)
+        columns = COLUMNS if any(film.acquired for film in self.films) else COLUMNS[:-1]
+        writer.writerow(columns)
+        writer.writerows([getattr(film, column) for column in columns] for film in self.films)
         return write_atomically(path or self.root / MANIFEST_NAME, text.getvalue())
 
 
 def read_manifest(path: str | Path) -> Manifest:
     """Read a manifest from CSV; its paths start from the CSV's folder.
 
-    Columns `path`, `label` and `patient` are needed; `site` and `split` may be missing.
+    Columns `path`, `label` and `patient` are needed; `site`, `split` and `acquired` may be missing.
 
     Raises: KitError for a missing column, an empty cell or a torn patient, naming the line.
     """
@@ -148,66 +163,3 @@ def read_manifest(path: str | Path) -> Manifest:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise KitError(f"Can't read the manifest {path}: {error}.") from error
     return Manifest(path.parent, tuple(films)).check()
-
-
-def site_names(count: int) -> tuple[str, ...]:
-    """Names for simulated hospitals: A, B, C, …; H01, H02, … beyond 26."""
-    if count <= 26:
-        return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:count])
-    return tuple(f"H{i:0{len(str(count))}d}" for i in range(1, count + 1))
-
-
-def majority_labels(films: Iterable[Film]) -> dict[str, str]:
-    """Each patient's most frequent label (the alphabetically first of equals)."""
-    counts: dict[str, Counter] = defaultdict(Counter)
-    for film in films:
-        counts[film.patient][film.label] += 1
-    return {patient: min(c, key=lambda label: (-c[label], label)) for patient, c in counts.items()}
-
-
-def deal_patients(manifest: Manifest, shares: dict[str, float], seed: int, purpose: str) -> dict[str, str]:
-    """Deal patients to named hands, stratified by majority label.
-
-    Args:
-        shares: each hand's share; they add up to 1.
-        seed, purpose: name the shuffle.
-
-    Returns: {patient: hand}. Every label's patients are shuffled, then go one by one to the hand that is
-    furthest behind its share, counted over all labels dealt so far: hand sizes differ from their shares
-    by less than one patient, and every label is spread as evenly as whole patients allow.
-    """
-    by_label = defaultdict(list)
-    for patient, label in sorted(majority_labels(manifest).items()):
-        by_label[label].append(patient)
-    dealt: dict[str, str] = {}
-    total = Counter()
-    for label, patients in sorted(by_label.items()):
-        order = numpy_generator(seed, purpose, label).permutation(len(patients))
-        for i in order:
-            n = len(dealt) + 1
-            hand = max(shares, key=lambda h: (shares[h] * n - total[h], h))
-            total[hand] += 1
-            dealt[patients[i]] = hand
-    return dealt
-
-
-def share_out(manifest: Manifest, sites: int, seed: int) -> Manifest:
-    """Give every patient to one of `sites` simulated hospitals, evenly and stratified by label (IID).
-
-    Training, validation and test films are shared out separately, so that each site gets its part of each.
-
-    Raises: KitError if a split has fewer patients than there are sites.
-    """
-    if sites < 1:
-        raise KitError(f"sites is {sites}; a study needs at least one.")
-    names = site_names(sites)
-    site_of: dict[str, str] = {}
-    for split in SPLITS:
-        part = manifest.select(split=split)
-        patients = len({film.patient for film in part})
-        if not patients:
-            continue
-        if patients < sites:
-            raise KitError(f"The {split} split has {patients} patient(s), too few for {sites} sites: choose fewer sites.")
-        site_of.update(deal_patients(part, dict.fromkeys(names, 1 / sites), seed, f"share out {split}"))
-    return replace(manifest, films=tuple(replace(film, site=site_of[film.patient]) for film in manifest))

@@ -5,24 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 
 from .folders import read_folder
-from .manifest import Manifest, share_out
+from .manifest import Manifest
+from .partition import partition
 from .synthetic import synthetic_hospitals
 
 
-def open_films(data_dir: str | Path = "", *, sites: int = 3, patients: int = 200, seed: int = 0, progress=None) -> Manifest:
+def open_films(
+    data_dir: str | Path = "",
+    *,
+    sites: int = 3,
+    how: str = "",
+    alpha: float = 0.5,
+    patients: int = 200,
+    seed: int = 0,
+    labels=None,
+    progress=None,
+) -> Manifest:
     """Films with a label, a patient, a site and a split each.
 
     Args:
-        data_dir: a folder of real films (see `read_folder`); empty for the three synthetic hospitals.
-        sites: simulated hospitals that real films are shared out to, patient by patient, unless their
-            manifest.csv already says where each was taken.
+        data_dir: real films: a folder, a MedMNIST `.npz` or another of the things that `read_folder` takes;
+            empty for the three synthetic hospitals.
+        sites: simulated hospitals that films are shared out to, where the films don't say where they belong.
+        how: how patients are shared out, see `partition`. Empty leaves films where they are: at the site that
+            their manifest.csv says, else where their headers say that they were taken if there are at least
+            two such places, else "iid". Anything else shares them out anew, synthetic films too.
+        alpha: skew of "label_skew" and "quantity_skew", see `partition`.
         patients: children a synthetic hospital, on average.
         seed: decides the synthetic films, the sharing out and a split that the folder doesn't have.
+        labels: other names for labels, see `read_folder`.
         progress: called as (done, total, what).
 
-    Raises: KitError, see `read_folder`, `share_out` and `synthetic_hospitals`.
+    Raises: KitError, see `read_folder`, `partition` and `synthetic_hospitals`.
     """
-    if not str(data_dir):
-        return synthetic_hospitals(patients=patients, seed=seed, progress=progress)
-    manifest = read_folder(data_dir, seed=seed)
-    return share_out(manifest, sites, seed) if manifest.sites == ("",) else manifest
+    if str(data_dir):
+        manifest = read_folder(data_dir, seed=seed, labels=labels, progress=progress)
+    else:
+        manifest = synthetic_hospitals(patients=patients, seed=seed, progress=progress)
+    if not how:
+        if manifest.sites != ("",):
+            return manifest
+        places = {film.acquired for film in manifest}
+        how = "acquisition" if len(places) > 1 and "" not in places else "iid"
+    return partition(manifest, sites, how, alpha=alpha, seed=seed)

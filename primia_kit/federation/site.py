@@ -82,8 +82,10 @@ def _workspace(spec: ModelSpec) -> nn.Module:
     return spec.build().to(memory_format=torch.channels_last)
 
 
-def load_sites(manifest: Manifest, plan: TrainingPlan, *, unreadable: str = "error", progress=None) -> list[Site]:
-    """Read every site's training and test films into memory as the plan wants them.
+def load_sites(
+    manifest: Manifest, plan: TrainingPlan, *, unreadable: str = "error", cache: bool = True, progress=None
+) -> list[Site]:
+    """Read every site's training and test films into memory as the plan wants them (arguments: see `load_films`).
 
     Raises: KitError for unreadable films, and for a site without any training film.
     """
@@ -96,7 +98,13 @@ def load_sites(manifest: Manifest, plan: TrainingPlan, *, unreadable: str = "err
         chosen = manifest.select(site=site, split=split)
         relay = progress and (lambda done, _, what: progress(before + done, total, what))
         films = load_films(
-            chosen, size=plan.size, geometry=plan.geometry, classes=plan.classes, unreadable=unreadable, progress=relay
+            chosen,
+            size=plan.size,
+            geometry=plan.geometry,
+            classes=plan.classes,
+            unreadable=unreadable,
+            cache=cache,
+            progress=relay,
         )
         before += len(chosen)
         return films

@@ -13,7 +13,8 @@ import numpy as np
 from ...errors import KitError
 from ...seeds import derive_seed, numpy_generator
 from ...storage import cache_folder, write_atomically
-from ..manifest import MANIFEST_NAME, Film, Manifest, deal_patients, read_manifest
+from ..manifest import MANIFEST_NAME, Film, Manifest, read_manifest
+from ..partition import deal_patients
 from .anatomy import LABELS, draw_child, render_chest
 from .dicom import Visit, dicom_film
 from .equipment import EQUIPMENT, expose
