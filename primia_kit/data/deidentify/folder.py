@@ -1,0 +1,268 @@
+"""A folder of films becomes a folder that may leave the hospital."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path, PurePath
+
+from ...errors import KitError
+from ...storage import disk_error, write_atomically
+from ..folders import read_folder
+from ..manifest import MANIFEST_NAME, Film, Manifest
+from .burned_in import OCR_MISSING, burned_in_warning, find_text, ocr_installed, regions_sentence
+from .films import decode, deidentify_dataset, read_bytes, read_dataset
+from .identity import Identity, identity_of
+from .key import Pseudonyms, default_key_path, load_or_create_key
+from .labels import label_rows
+from .pictures import clean_picture, texts_beside
+from .report import REPORT_NAME, FilmReport, Refusal, Report
+from .search import Search
+from .verify import find_leaks
+
+LIST_NAME = "films.csv"
+_PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+
+
+class _Leaked(Exception):
+    """The verify pass found something; its text says where."""
+
+
+def deidentify_folder(
+    source: str | Path,
+    target: str | Path,
+    *,
+    key: str | Path | None = None,
+    labels: tuple[str, ...] = (),
+    site: str = "",
+    look_for_text: bool | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Report:
+    """De-identify every film below a folder (PS3.15 Annex E, Basic Profile) and search the output for what was there.
+
+    1. Each DICOM file, told by its content, goes through the profile; of PNG, JPEG, TIFF and BMP the pixels go on.
+    2. It gets a name from the key, `target/PATIENT/FILM.dcm`; nothing of old names survives.
+    3. It is written beside its place, read again and searched for every identifying string of its original.
+       Only if none is found, and the pixels read the same, does it take its place.
+    4. manifest.csv (where labels are known) or films.csv, and deidentification.json, are written and searched.
+
+    Args:
+        source: the originals; nothing in it is changed.
+        target: a folder outside `source`. What a run that was stopped left there is completed, byte for byte the same.
+        key: the hospital's key, made if it isn't there; default `default_key_path()`.
+        labels: the folder names that are labels. By default `read_folder` decides, and labels are believed only
+            if each stands for two patients or more: a folder a patient would else put names into the manifest.
+        site: the `site` of all films in the manifest; by default a pseudonym of the source manifest's site.
+        look_for_text: run OCR on every film; default: where the extra `ocr` is installed.
+        progress: called as (done, total, what).
+
+    Returns: the report. A damaged film or one with a leak is in `refused`, and not in `target`.
+    Raises: KitError for folders that can't be used, a key that must not be, or a full disk.
+    """
+    source, target = Path(source).expanduser(), Path(target).expanduser()
+    key = Path(key).expanduser() if key else default_key_path()
+    _check_places(source, target, key)
+    if look_for_text and not ocr_installed():
+        raise KitError(OCR_MISSING)
+    pseudonyms = Pseudonyms(load_or_create_key(key)[0])
+    _remove_unfinished(target)
+    known, report = _known_films(source), Report()
+    run = _Run(source, target, pseudonyms, known, labels, ocr_installed() if look_for_text is None else look_for_text)
+    paths = sorted(path for path in source.rglob("*") if path.is_file())
+    for done, path in enumerate(paths, start=1):
+        run.take(path)
+        if progress:
+            progress(done, len(paths), "files de-identified")
+    report.films = tuple(sorted(run.films.values(), key=lambda film: film.path))
+    report.refused, report.left_out, report.copies = tuple(run.refused), tuple(run.left_out), run.copies
+    if not run.look_for_text and run.films:
+        report.notes.append(OCR_MISSING if look_for_text is None else "Text in the pixels was not looked for.")
+    _write_lists(report, run, site)
+    _check_output(report, run)
+    return report
+
+
+class _Run:
+    """The state of one run: what was written, and every identity met so far."""
+
+    def __init__(self, source, target, pseudonyms, known: dict[str, Film], labels, look_for_text: bool) -> None:
+        self.source, self.target, self.pseudonyms = source, target, pseudonyms
+        self.known, self.labels, self.look_for_text = known, labels, look_for_text
+        names = {film.label for film in known.values()} | set(labels) | {"train", "val", "validation", "test"}
+        self.label_words = frozenset(name.lower() for name in names)
+        self.films: dict[str, FilmReport] = {}
+        self.rows: list[tuple[FilmReport, Film | None]] = []
+        self.refused: list[Refusal] = []
+        self.left_out: list[str] = []
+        self.copies = 0
+        self.identity = Identity()
+
+    def take(self, path: Path) -> None:
+        """De-identify one file, or say why not."""
+        where = path.relative_to(self.source)
+        if where.as_posix() == MANIFEST_NAME:
+            return
+        try:
+            content = read_bytes(path)
+            if content[128:132] == b"DICM":
+                make = self._dicom
+            elif path.suffix.lower() in _PICTURES:
+                make = self._picture
+            else:
+                self.left_out.append(where.as_posix())
+                return
+            new, film, identity = make(content, where)
+            if film.path in self.films:
+                self.copies += 1
+            else:
+                self._write(new, film, identity)
+                self.films[film.path] = film
+                self.rows.append((film, self.known.get(where.as_posix())))
+            self.identity = self.identity.merge(identity)
+        except _Leaked as leak:
+            self.refused.append(Refusal(where.as_posix(), str(leak), leaked=True))
+        except KitError as error:
+            if isinstance(error.__cause__, OSError) and str(self.target) in str(error):
+                raise  # a full disk is no film's fault
+            self.refused.append(Refusal(where.as_posix(), str(error).rstrip(".")))
+
+    def _dicom(self, content: bytes, where: PurePath) -> tuple[bytes, FilmReport, Identity]:
+        dataset = read_dataset(content)
+        pixels = decode(dataset)
+        identity = identity_of(dataset, where, self.label_words)
+        warnings = [warning] if (warning := burned_in_warning(dataset)) else []
+        patient = self.pseudonyms.patient(str(dataset.get("PatientID") or "").strip() or self._patient(where))
+        new, changes = deidentify_dataset(dataset, self.pseudonyms, patient, content, identity)
+        again = decode(read_dataset(new))
+        if again.dtype != pixels.dtype or again.shape != pixels.shape or (again != pixels).any():
+            raise KitError("its pixels would not read the same afterwards")
+        return new, self._film(content, new, ".dcm", patient, "DICOM", changes, warnings, pixels), identity
+
+    def _picture(self, content: bytes, where: PurePath) -> tuple[bytes, FilmReport, Identity]:
+        new, suffix, pixels, changes = clean_picture(content)
+        patient = self._patient(where)
+        identity = identity_of(None, where, self.label_words, texts=texts_beside(content))
+        warnings = ["A picture has no tag that tells whether text is burned in: its pixels may hold text that identifies."]
+        kind = suffix[1:].upper()
+        return new, self._film(content, new, suffix, self.pseudonyms.patient(patient), kind, changes, warnings, pixels), identity
+
+    def _patient(self, where: PurePath) -> str:
+        """Whose a film without PatientID is: as the manifest says, else nobody else's."""
+        film = self.known.get(where.as_posix())
+        return film.patient if film else where.as_posix()
+
+    def _film(self, content, new, suffix, patient, kind, changes, warnings, pixels) -> FilmReport:
+        if self.look_for_text and (sentence := regions_sentence(find_text(pixels))):
+            warnings = [*warnings, sentence]
+        path = f"{patient}/{self.pseudonyms.film(content)}{suffix}"
+        return FilmReport(path, patient, kind, tuple(changes), tuple(warnings), sha256(new).hexdigest())
+
+    def _write(self, new: bytes, film: FilmReport, identity: Identity) -> None:
+        def write_and_read_again(temporary: Path) -> None:
+            temporary.write_bytes(new)
+            if leaks := find_leaks(temporary.read_bytes(), film.path, identity):
+                found = ", ".join(str(leak) for leak in leaks)
+                raise _Leaked(f"LEAK: something that identifies was still in {found} of {film.path}; nothing was written")
+
+        if not (self.target / film.path).exists() or (self.target / film.path).read_bytes() != new:
+            write_atomically(self.target / film.path, write_and_read_again)
+        elif leaks := find_leaks(new, film.path, identity):  # from an earlier run, perhaps of an earlier version
+            (self.target / film.path).unlink()
+            raise _Leaked(f"LEAK: something that identifies was in {leaks[0]} of {film.path}; it was removed")
+
+
+def _check_places(source: Path, target: Path, key: Path) -> None:
+    if not source.is_dir():
+        raise KitError(f"There is no folder {source}." if not source.exists() else f"{source} is a file; give the films' folder.")
+    old, new = source.resolve(), target.resolve()
+    if target.exists() and not target.is_dir():
+        raise KitError(f"{target} is a file; give a folder for the de-identified films.")
+    if old == new or old in new.parents or new in old.parents:
+        raise KitError(f"{target} and {source} lie in each other: de-identified films need a folder apart from the originals.")
+    if new == key.resolve() or new in key.resolve().parents:
+        raise KitError(f"The key {key} lies in {target}, which is to be given away. Keep it elsewhere, with --key.")
+
+
+def _remove_unfinished(target: Path) -> None:
+    """Files that a killed run was still writing: they weren't searched."""
+    try:
+        for path in target.rglob(".*.part") if target.is_dir() else ():
+            path.unlink()
+    except OSError as error:
+        raise disk_error(error, target) from error
+
+
+def _known_films(source: Path) -> dict[str, Film]:
+    """What `read_folder` can tell of each film, by its path; nothing where it sees no labels."""
+    try:
+        return {film.path: film for film in read_folder(source)}
+    except KitError:
+        if (source / MANIFEST_NAME).is_file():
+            raise  # a manifest that is wrong is for its author to mend
+        return {}
+
+
+def _write_lists(report: Report, run: _Run, site: str) -> None:
+    rows, notes = label_rows(run.rows, run.source, run.labels, run.identity)
+    report.notes += notes
+    try:
+        if rows:
+            films = [
+                replace(film, path=found.path, patient=found.patient, site=site or run.pseudonyms.site(film.site))
+                for found, film in rows
+            ]
+            manifest = Manifest(run.target, tuple(sorted(films, key=lambda film: film.path))).check()
+            manifest.to_csv()
+            report.labels = manifest.classes
+            report.notes.append(f"{MANIFEST_NAME} has {len(films)} film(s) labelled {', '.join(manifest.classes)}.")
+            _drop(run.target / LIST_NAME)
+            _write_report(report, run)
+            return
+    except KitError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        report.notes.append(f"No {MANIFEST_NAME} was written: patients as the headers tell them don't fit the source's split.")
+    _drop(run.target / MANIFEST_NAME)
+    if report.films:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "patient"])
+        writer.writerows([film.path, film.patient] for film in report.films)
+        write_atomically(run.target / LIST_NAME, text.getvalue())
+        report.notes.append(f"Labels are not known: {LIST_NAME} lists films and patients, and is no manifest.")
+    _write_report(report, run)
+
+
+def _write_report(report: Report, run: _Run) -> None:
+    if report.films or run.target.is_dir():
+        write_atomically(run.target / REPORT_NAME, report.to_json())
+
+
+def _drop(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def _check_output(report: Report, run: _Run) -> None:
+    """Read everything in the output once more: films are what was searched, lists hold no number, date or full name."""
+    numbers = {n for n in run.identity.strong if "^" in n or sum(c.isdigit() for c in n) >= 6}
+    search = Search(Identity(strong=numbers))
+    strangers = []
+    for path in sorted(p for p in run.target.rglob("*") if p.is_file()):
+        where = path.relative_to(run.target).as_posix()
+        if where in run.films:
+            if sha256(path.read_bytes()).hexdigest() != run.films[where].sha256:
+                path.unlink()
+                raise KitError(f"{where} is not what was written and searched; it was removed. Run the command again.")
+        elif where in (MANIFEST_NAME, LIST_NAME, REPORT_NAME):
+            if search.hits(path.read_text(encoding="utf-8")):
+                path.unlink()
+                raise KitError(f"LEAK: something that identifies was in {where}; it was removed. Give labels with --labels.")
+        else:
+            strangers.append(where)
+    report.strangers = tuple(strangers)
