@@ -57,7 +57,10 @@ in the call. A run that was stopped goes on with the same command.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 a run failed or a film was refused, 2 a mistake in the call, 130 stopped."""
+    """Run a command.
+
+    Returns: the exit status: 0 done, 1 a run failed or a film was refused, 2 a mistake in the call, 130 stopped.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     try:

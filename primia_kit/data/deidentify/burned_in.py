@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -86,7 +86,7 @@ def _engine():
 def _as_bytes(pixels: np.ndarray) -> np.ndarray:
     """One gray uint8 picture, stretched to its own 1st and 99th percentile."""
     values = np.asarray(pixels)
-    if values.ndim == 4 or values.ndim == 3 and values.shape[-1] not in (3, 4):
+    if values.ndim == 4 or (values.ndim == 3 and values.shape[-1] not in (3, 4)):
         values = values[0]
     values = values.astype(np.float32)
     if values.ndim == 3:
@@ -95,11 +95,14 @@ def _as_bytes(pixels: np.ndarray) -> np.ndarray:
     return (np.clip((values - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
 
-def regions_sentence(regions: Iterable[TextRegion]) -> str:
-    """How many places look like writing and where, without what they say."""
-    boxes = [region.box for region in regions]
+def regions_sentence(regions: Iterable[TextRegion], identifies: Callable[[str], bool]) -> str:
+    """Where something looks like writing, without what it says; `identifies` tells whether a text names the patient."""
+    regions = list(regions)
+    if not regions:
+        return ""
+    known = sum(identifies(region.text) for region in regions)
+    own = f", {known} of them with what stood in the header" if known else ""
     return (
-        f"Writing found in the pixels at {len(boxes)} place(s), left-top-right-bottom {boxes}: look at this film."
-        if boxes
-        else ""
+        f"Writing in the pixels at {len(regions)} place(s){own}; left, top, right, bottom: "
+        f"{'; '.join(str(region.box) for region in regions)}."
     )

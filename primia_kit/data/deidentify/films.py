@@ -210,9 +210,21 @@ def _trim_native(dataset) -> list[str]:
 
 
 def _refuse_embedded_overlay(dataset) -> None:
-    for tag in dataset.keys():
-        if tag.group & 0xFF00 == 0x6000 and tag.element == 0x0102 and dataset[tag].value:
-            raise KitError("an overlay (60xx,0102) lies inside its compressed pixels; store the film uncompressed first")
+    """Old overlays lie in bits of the pixels that decoders mask away; in compressed pixels they can't be cleared."""
+    sentence = "an overlay lies in unused bits of its compressed pixels; store the film uncompressed first"
+    if any(element.tag.group & 0xFF00 == 0x6000 and element.tag.element == 0x0102 and element.value for element in dataset):
+        raise KitError(sentence)
+    if dataset.file_meta.TransferSyntaxUID != _RLE or dataset.PixelRepresentation:
+        return
+    from pydicom.encaps import generate_frames
+    from pydicom.pixels.decoders.rle import _rle_decode_frame
+
+    stored = (1 << int(dataset.BitsStored)) - 1 << int(dataset.HighBit) + 1 - int(dataset.BitsStored)
+    shape = (int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1), int(dataset.BitsAllocated))
+    for frame in generate_frames(dataset.PixelData, number_of_frames=int(dataset.get("NumberOfFrames") or 1)):
+        words = np.frombuffer(bytes(_rle_decode_frame(frame, *shape)), f"<u{shape[3] // 8}")
+        if (words & ~words.dtype.type(stored)).any():
+            raise KitError(sentence)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -67,13 +68,17 @@ def deidentify_folder(
     _check_places(source, target, key)
     if look_for_text and not ocr_installed():
         raise KitError(OCR_MISSING)
+    paths = sorted(path for path in source.rglob("*") if path.is_file())
+    if not paths:
+        raise KitError(f"{source} holds no file.")
     pseudonyms = Pseudonyms(load_or_create_key(key)[0])
     _remove_unfinished(target)
     known, report = _known_films(source), Report()
     run = _Run(source, target, pseudonyms, known, labels, ocr_installed() if look_for_text is None else look_for_text)
-    paths = sorted(path for path in source.rglob("*") if path.is_file())
     for done, path in enumerate(paths, start=1):
-        run.take(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's quote values
+            run.take(path)
         if progress:
             progress(done, len(paths), "files de-identified")
     report.films = tuple(sorted(run.films.values(), key=lambda film: film.path))
@@ -128,44 +133,51 @@ class _Run:
             if isinstance(error.__cause__, OSError) and str(self.target) in str(error):
                 raise  # a full disk is no film's fault
             self.refused.append(Refusal(where.as_posix(), str(error).rstrip(".")))
+        except Exception as error:  # one damaged film must not stop a night's run; a parser's message may quote a value
+            self.refused.append(Refusal(where.as_posix(), f"it is too damaged to go through ({type(error).__name__})"))
 
     def _dicom(self, content: bytes, where: PurePath) -> tuple[bytes, FilmReport, Identity]:
         dataset = read_dataset(content)
         pixels = decode(dataset)
         identity = identity_of(dataset, where, self.label_words)
-        warnings = [warning] if (warning := burned_in_warning(dataset)) else []
+        told = [warning] if (warning := burned_in_warning(dataset)) else []
         patient = self.pseudonyms.patient(str(dataset.get("PatientID") or "").strip() or self._patient(where))
         new, changes = deidentify_dataset(dataset, self.pseudonyms, patient, content, identity)
         again = decode(read_dataset(new))
         if again.dtype != pixels.dtype or again.shape != pixels.shape or (again != pixels).any():
             raise KitError("its pixels would not read the same afterwards")
-        return new, self._film(content, new, ".dcm", patient, "DICOM", changes, warnings, pixels), identity
+        return new, self._film(content, new, ".dcm", patient, "DICOM", changes, told, pixels, identity), identity
 
     def _picture(self, content: bytes, where: PurePath) -> tuple[bytes, FilmReport, Identity]:
         new, suffix, pixels, changes = clean_picture(content)
         patient = self._patient(where)
         identity = identity_of(None, where, self.label_words, texts=texts_beside(content))
-        warnings = ["A picture has no tag that tells whether text is burned in: its pixels may hold text that identifies."]
+        told = ["A picture has no tag that tells whether text is burned in: its pixels may hold text that identifies."]
         kind = suffix[1:].upper()
-        return new, self._film(content, new, suffix, self.pseudonyms.patient(patient), kind, changes, warnings, pixels), identity
+        return (
+            new,
+            self._film(content, new, suffix, self.pseudonyms.patient(patient), kind, changes, told, pixels, identity),
+            identity,
+        )
 
     def _patient(self, where: PurePath) -> str:
         """Whose a film without PatientID is: as the manifest says, else nobody else's."""
         film = self.known.get(where.as_posix())
         return film.patient if film else where.as_posix()
 
-    def _film(self, content, new, suffix, patient, kind, changes, warnings, pixels) -> FilmReport:
-        if self.look_for_text and (sentence := regions_sentence(find_text(pixels))):
-            warnings = [*warnings, sentence]
+    def _film(self, content, new, suffix, patient, kind, changes, told, pixels, identity) -> FilmReport:
+        if self.look_for_text and (sentence := regions_sentence(find_text(pixels), Search(identity).hits)):
+            told = [*told, sentence]
         path = f"{patient}/{self.pseudonyms.film(content)}{suffix}"
-        return FilmReport(path, patient, kind, tuple(changes), tuple(warnings), sha256(new).hexdigest())
+        return FilmReport(path, patient, kind, tuple(changes), tuple(told), sha256(new).hexdigest())
 
     def _write(self, new: bytes, film: FilmReport, identity: Identity) -> None:
         def write_and_read_again(temporary: Path) -> None:
             temporary.write_bytes(new)
             if leaks := find_leaks(temporary.read_bytes(), film.path, identity):
                 found = ", ".join(str(leak) for leak in leaks)
-                raise _Leaked(f"LEAK: something that identifies was still in {found} of {film.path}; nothing was written")
+                what = "the new path" if any(leak.where == "name" for leak in leaks) else film.path
+                raise _Leaked(f"LEAK: something that identifies was still in {found} of {what}; nothing was written")
 
         if not (self.target / film.path).exists() or (self.target / film.path).read_bytes() != new:
             write_atomically(self.target / film.path, write_and_read_again)
@@ -253,6 +265,8 @@ def _check_output(report: Report, run: _Run) -> None:
     numbers = {n for n in run.identity.strong if "^" in n or sum(c.isdigit() for c in n) >= 6}
     search = Search(Identity(strong=numbers))
     strangers = []
+    for place in [path for path in run.target.rglob("*") if path.is_dir() and not any(path.iterdir())]:
+        place.rmdir()  # of a film that was stopped
     for path in sorted(p for p in run.target.rglob("*") if p.is_file()):
         where = path.relative_to(run.target).as_posix()
         if where in run.films:

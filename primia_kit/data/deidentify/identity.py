@@ -92,9 +92,9 @@ def _of_elements(item, found: Identity) -> None:
             elif element.VR in ("DA", "DT", "TM"):
                 _add_time(str(value), element.VR, found)
             elif isinstance(value, bytes):
-                if tag.is_private and tag.element >= 0x1000 or listed or tag.group & 0xFF00 in (0x5000, 0x6000):
+                if (tag.is_private and tag.element >= 0x1000) or listed or tag.group & 0xFF00 in (0x5000, 0x6000):
                     _add_weak(_printable(value), found)
-            elif isinstance(value, str) and (listed or tag.is_private and tag.element >= 0x1000):
+            elif isinstance(value, str) and (listed or (tag.is_private and tag.element >= 0x1000)):
                 if element.keyword in _NAMES_PLACES or element.keyword.endswith(("PersonName", "Address", "TelephoneNumbers")):
                     _add_text(value, found, apart=True)
                 elif element.VR == "CS" or element.VR == "AS":

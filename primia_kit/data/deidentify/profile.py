@@ -26,6 +26,7 @@ KEPT_TEXTS = {  # not in Table E.1-1, needed to read or to tell equipment apart
 }  # fmt: skip
 KEPT_BINARY = {0x00283006, 0x7FE00001, 0x7FE00002, 0x7FE00010} | {0x00281201 + i for i in (0, 1, 2, 32, 33, 34)}  # LUTs, pixels
 CLASS_UIDS = {0x00080016, 0x00080062, 0x00081150, 0x0008001A, 0x0008001B}  # name a kind of object, not an object
+ALSO_REMOVED = {0x0018A001: "names the devices and places that the film went through"}  # ContributingEquipmentSequence
 PUBLIC_CODES = {"DCM", "SRT", "SCT", "SNM3", "LN", "UCUM", "RADLEX", "ACR", "ICD10", "FMA"}
 STANDARD_ROOT = "1.2.840.10008."
 
@@ -97,7 +98,10 @@ def _clean_item(item, pseudonyms: Pseudonyms, where: str) -> Iterator[Change]:
         element = item[tag]
         if element.VR == "SQ":
             action = table().get(tag)
-            if action not in (None, "X/Z/U*"):
+            if tag in ALSO_REMOVED:
+                yield _change(tag, where, "kit", ALSO_REMOVED[tag])
+                del item[tag]
+            elif action not in (None, "X/Z/U*"):
                 yield _change(tag, where, "X", f"Table E.1-1: {action}, a sequence")
                 del item[tag]
             elif any(_is_private_code(part) for part in element.value):
@@ -111,7 +115,7 @@ def _clean_item(item, pseudonyms: Pseudonyms, where: str) -> Iterator[Change]:
         element = item[tag]
         if tag in table() or element.VR == "SQ":
             continue
-        if reason := _not_kept(tag, element):
+        if reason := _not_kept(tag, element, nested=bool(where)):
             yield _change(tag, where, "kit", reason)
             del item[tag]
         elif element.VR == "UI" and tag not in CLASS_UIDS and _replace_uids(element, pseudonyms):
@@ -166,12 +170,14 @@ def _apply_table(item, pseudonyms: Pseudonyms, where: str) -> Iterator[Change]:
     anonymize_dataset(item, delete_private_tags=False, base_rules_gen=lambda: rules)
 
 
-def _not_kept(tag, element) -> str:
+def _not_kept(tag, element, nested: bool) -> str:
     """Why an attribute that Table E.1-1 doesn't name goes all the same; "" if it stays."""
     if element.VR in _TEXT and tag not in KEPT_TEXTS:
         return "a text that no reader needs"
     if element.VR in _TIME:
         return "a date, time or age"
+    if tag.group == 0x7FE0 and nested:
+        return "a picture beside the picture"
     if element.VR in _BINARY and tag not in KEPT_BINARY:
         return "binary data that no reader needs"
     if element.VR == "CS" and tag not in KEPT_TEXTS:

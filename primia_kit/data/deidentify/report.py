@@ -106,7 +106,9 @@ class Report:
             lines += [f"{n:5}  {tag:<11}  {name:<38}  {why}" for (tag, name, why), n in sorted(films_with.items())]
             lines.append("")
         patients = len({film.patient for film in self.films})
-        lines.append(f"{len(self.films)} film(s) of {patients} patient(s) de-identified and read again: no identity found.")
+        lines.append(
+            f"{len(self.films)} film(s) of {patients} patient(s) written, read again, searched for what identified them."
+        )
         warned = Counter(warning for film in self.films for warning in film.warnings)
         lines += [f"LOOK AT {n} film(s): {warning}" for warning, n in sorted(warned.items())]
         lines += self.notes

@@ -65,7 +65,7 @@ class Search:
 
     def __init__(self, identity: Identity, terms: Iterable[str] = ()) -> None:
         needles = identity.strong | (identity.weak - set(terms))
-        self._long = [n for n in needles if len(n) >= 5 and not n.isdigit() or any(ord(c) > 127 for c in n)]
+        self._long = [n for n in needles if (len(n) >= 5 and not n.isdigit()) or any(ord(c) > 127 for c in n)]
         words = sorted(needles - set(self._long))
         self._words = re.compile("|".join(rf"(?<![^\W_]){re.escape(n)}(?![^\W_])" for n in words)) if words else None
 
