@@ -142,10 +142,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    films = {"planted": (planted_film(), "Thaddeus.dcm")}
+    films = {"planted": (planted_film(), "film.dcm")}
     real = options.film or Path(os.environ.get("PRIMIA_DATA", ""), REAL)
     if real.is_file():
-        films["given"] = (real.read_bytes(), real.name)
+        films["given"] = (real.read_bytes(), "film.dcm")
     results = {}
     for title, (content, name) in films.items():
         results[title] = found = compare(content, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -111,11 +112,16 @@ class _Run:
         if where.as_posix() == MANIFEST_NAME:
             return
         try:
+            if path.name == "DICOMDIR":
+                self.left_out.append(where.as_posix())
+                return
             content = read_bytes(path)
             if content[128:132] == b"DICM":
                 make = self._dicom
             elif path.suffix.lower() in _PICTURES:
                 make = self._picture
+            elif path.suffix.lower() in (".dcm", ".dicom"):
+                raise KitError("it has no DICOM preamble (PS3.10 7.1), or is no DICOM file")
             else:
                 self.left_out.append(where.as_posix())
                 return
@@ -262,8 +268,7 @@ def _drop(path: Path) -> None:
 
 def _check_output(report: Report, run: _Run) -> None:
     """Read everything in the output once more: films are what was searched, lists hold no number, date or full name."""
-    numbers = {n for n in run.identity.strong if "^" in n or sum(c.isdigit() for c in n) >= 6}
-    search = Search(Identity(strong=numbers))
+    telling = {n for n in run.identity.strong if "^" in n or sum(c.isdigit() for c in n) >= 6}
     strangers = []
     for place in [path for path in run.target.rglob("*") if path.is_dir() and not any(path.iterdir())]:
         place.rmdir()  # of a film that was stopped
@@ -274,9 +279,15 @@ def _check_output(report: Report, run: _Run) -> None:
                 path.unlink()
                 raise KitError(f"{where} is not what was written and searched; it was removed. Run the command again.")
         elif where in (MANIFEST_NAME, LIST_NAME, REPORT_NAME):
-            if search.hits(path.read_text(encoding="utf-8")):
+            if telling & _words_of(path.read_text(encoding="utf-8")):
                 path.unlink()
                 raise KitError(f"LEAK: something that identifies was in {where}; it was removed. Give labels with --labels.")
         else:
             strangers.append(where)
     report.strangers = tuple(strangers)
+
+
+def _words_of(text: str) -> set[str]:
+    """A list's words, whole and in parts: of thousands of patients' strings, each is looked up, not searched for."""
+    words = set(re.findall(r"[\w.^-]+", text.lower()))
+    return words.union(*(re.split(r"[._^-]", word) for word in words))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .identity import Identity
 from .profile import Change
 
-_BINARY = {"OB", "OD", "OF", "OL", "OV", "OW", "UN"}
+_NO_TEXT = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "UN"}
 _NUMBERS = {"DS", "IS"}
 _NEEDED = {0x00080005, 0x00080060, 0x00100010, 0x00100020, 0x00280004}  # without them the film can't be read or told apart
 
@@ -52,7 +52,7 @@ def leaks_in(dataset, identity: Identity) -> list[Leak]:
     meta = getattr(dataset, "file_meta", None) or ()
     found = []
     for where, element in (*_elements(meta, ""), *_elements(dataset, "")):
-        if element.VR in _BINARY:
+        if element.VR in _NO_TEXT:
             continue
         values = element.value if element.VM > 1 else [element.value]
         if any(search.hits(str(value), numbers=element.VR in _NUMBERS) for value in values):
