@@ -216,6 +216,7 @@ def _record_method(dataset, patient: str) -> None:
             setattr(dataset, keyword, None)
 
 
+@lru_cache(maxsize=4096)  # thousands of films share their changes
 def _change(tag, where: str, action: str, reason: str) -> Change:
     from pydicom.datadict import keyword_for_tag
 
