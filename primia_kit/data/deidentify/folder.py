@@ -127,7 +127,7 @@ class _Run:
                 self._write(new, film, identity)
                 self.films[film.path] = film
                 self.rows.append((film, self.known.get(where.as_posix())))
-            self.identity = self.identity.merge(identity)
+            self.identity.add(identity)
         except _Leaked as leak:
             self.refused.append(Refusal(where.as_posix(), str(leak), leaked=True))
         except KitError as error:

@@ -35,8 +35,10 @@ class Identity:
     weak: set[str] = field(default_factory=set)
     stored: set[bytes] = field(default_factory=set)
 
-    def merge(self, other: Identity) -> Identity:
-        return Identity(self.strong | other.strong, self.weak | other.weak, self.stored | other.stored)
+    def add(self, other: Identity) -> None:
+        self.strong |= other.strong
+        self.weak |= other.weak
+        self.stored |= other.stored
 
 
 def identity_of(
