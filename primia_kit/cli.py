@@ -1,4 +1,4 @@
-"""The command `primia`: notebooks as batches."""
+"""The command `primia`: notebooks as batches, films without their patients."""
 
 from __future__ import annotations
 
@@ -33,10 +33,34 @@ Gather the sweeps in a folder of runs: mean ± standard deviation over seeds for
 every parameter combination, failed and missing runs apart. Writes NAME.md,
 NAME.csv and NAME.png beside the runs.
 """
+_DEIDENTIFY_HELP = """\
+Copy the films below IN to OUT without what tells whose they are: DICOM by the
+Basic Profile of PS3.15 Annex E, PNG, JPEG, TIFF and BMP as bare pixels. Every
+file is read again and searched for each name, number, date and UID of its
+original before it takes its place in OUT. IN is never changed.
+
+  primia deidentify export/ films/
+  primia deidentify export/ films/ --labels normal,bacterial,viral --site A
+  primia deidentify export/ films/ --key /secure/hospital.key
+
+OUT/PATIENT/FILM.dcm   names are pseudonyms (HMAC-SHA256 with the hospital's key)
+OUT/manifest.csv       if labels are known (folders a label, or IN's manifest.csv), else films.csv
+OUT/deidentification.json   what was removed from each film and why; no values, no old names
+
+The key is made on first use and stays at the hospital: whoever holds it can
+find a known patient again in OUT. Pixels are never changed. LOOK AT THE FILMS:
+a name burned into the picture can't be told from the header.
+
+Exit status: 0 done, 1 some films were refused (the rest is done), 2 a mistake
+in the call. A run that was stopped goes on with the same command.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 a run failed, 2 a mistake in the call, 130 stopped."""
+    """Run a command.
+
+    Returns: the exit status: 0 done, 1 a run failed or a film was refused, 2 a mistake in the call, 130 stopped.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -81,6 +105,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("runs", type=Path, metavar="DIR")
     report.set_defaults(command=_report)
+
+    deidentify = commands.add_parser(
+        "deidentify", help="films without their patients", description=_DEIDENTIFY_HELP, formatter_class=plain
+    )
+    deidentify.add_argument("source", type=Path, metavar="IN", help="the folder of the originals")
+    deidentify.add_argument("target", type=Path, metavar="OUT", help="the folder to give away, outside IN")
+    deidentify.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="the hospital's key (default: primia-kit/hospital.key in the user's config folder)",
+    )
+    deidentify.add_argument("--labels", default="", metavar="A,B", help="the folder names in IN that are labels")
+    deidentify.add_argument("--site", default="", metavar="NAME", help="the site of all films in the manifest, for example A")
+    deidentify.add_argument(
+        "--text",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="look for writing in the pixels with the extra `ocr` (auto: if it is installed)",
+    )
+    deidentify.set_defaults(command=_deidentify)
     return parser
 
 
@@ -145,6 +190,28 @@ def _report(options: argparse.Namespace) -> int:
         print(found.to_markdown())
         print("Written:", *found.written, "\n")
     return 0
+
+
+def _deidentify(options: argparse.Namespace) -> int:
+    from .data.deidentify import default_key_path, deidentify_folder
+    from .progress import Progress
+
+    key = options.key or default_key_path()
+    new_key = not key.expanduser().exists()
+    found = deidentify_folder(
+        options.source,
+        options.target,
+        key=key,
+        labels=tuple(label.strip() for label in options.labels.split(",") if label.strip()),
+        site=options.site,
+        look_for_text={"auto": None, "yes": True, "no": False}[options.text],
+        progress=Progress(),
+    )
+    if new_key:
+        print(f"A new key was made: {key}. Keep it at the hospital, with a copy in a safe place.")
+    print(found.summary())
+    print(f"Written: {options.target}")
+    return 1 if found.refused else 0
 
 
 def _assignments(texts: list[str]) -> dict[str, str]:

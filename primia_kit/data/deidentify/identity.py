@@ -1,0 +1,155 @@
+"""What identifies: every string of an original that must not be found in what is given away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from .profile import CLASS_UIDS, STANDARD_ROOT, table
+
+_COMMON = {  # parts of institutions and addresses that name nobody
+    "center", "centre", "chest", "children", "childrens", "clinic", "community", "department", "general", "health",
+    "hospital", "imaging", "institute", "medical", "medicine", "pediatric", "portable", "radiology", "road", "saint",
+    "street", "suite", "synthetic", "thorax", "university",
+}  # fmt: skip
+_NAMES_PLACES = {  # texts taken apart: each part identifies
+    "AccessionNumber", "DeviceSerialNumber", "InstitutionAddress", "InstitutionName", "InstitutionalDepartmentName",
+    "OtherPatientIDs", "PatientAddress", "PatientID", "PatientTelephoneNumbers", "StationName", "StudyID",
+}  # fmt: skip
+_DUMMIES = {"anonymized", "removed", "none", "unknown", "000000", "00000000"}
+
+
+@dataclass
+class Identity:
+    """The strings to search for, in lower case.
+
+    strong: names and their parts, numbers, dates, addresses, UIDs: found anywhere, they are a leak.
+    weak: whole descriptions, private texts and parts of file names, which may be ordinary words: they are
+        no leak where the output says the same in a coded term ("CHEST" as the body part).
+    stored: names and texts as the original's bytes had them, whatever its character set.
+    """
+
+    strong: set[str] = field(default_factory=set)
+    weak: set[str] = field(default_factory=set)
+    stored: set[bytes] = field(default_factory=set)
+
+    def add(self, other: Identity) -> None:
+        self.strong |= other.strong
+        self.weak |= other.weak
+        self.stored |= other.stored
+
+
+def identity_of(
+    dataset, path: PurePath | None = None, labels: frozenset[str] = frozenset(), texts: Iterable[str] = ()
+) -> Identity:
+    """Collect what identifies a film.
+
+    Args:
+        dataset: the untouched pydicom Dataset with its file meta information, or None for another picture.
+        path: its place relative to the folder that was given; its parts count, except label and split folders.
+        labels: folder names that are labels, in lower case.
+        texts: what else was written beside the pixels.
+    """
+    found = Identity()
+    if dataset is not None:
+        _of_elements(dataset, found)
+        for element in dataset.file_meta:
+            if element.VR == "AE" or element.tag == 0x00020003:
+                _add_text(str(element.value), found, apart=False)
+            elif element.tag == 0x00020102:
+                _add_weak(_printable(element.value), found)
+        if preamble := _printable(getattr(dataset, "preamble", b"") or b""):
+            _add_weak(preamble, found)
+    for text in texts:
+        _add_weak(text, found)
+    for part in (path.with_suffix("") if path else PurePath()).parts:
+        if part.lower() in labels:
+            continue
+        for word in {part, *re.split(r"[\W_]+", part)}:
+            _add_weak(word, found)
+    found.strong -= _DUMMIES
+    found.weak -= _DUMMIES | found.strong | _COMMON | labels
+    return found
+
+
+def _of_elements(item, found: Identity) -> None:
+    for element in item:
+        tag = element.tag
+        if element.VR == "SQ":
+            for part in element.value:
+                _of_elements(part, found)
+            continue
+        listed = tag in table()
+        values = element.value if element.VM > 1 and not isinstance(element.value, (str, bytes)) else [element.value]
+        for value in values:
+            if value is None or value == "":
+                continue
+            if element.VR == "UI":
+                if tag not in CLASS_UIDS and not str(value).startswith(STANDARD_ROOT):
+                    found.strong.add(str(value))
+            elif element.VR == "PN":
+                _add_name(value, found)
+            elif element.VR in ("DA", "DT", "TM"):
+                _add_time(str(value), element.VR, found)
+            elif isinstance(value, bytes):
+                if (tag.is_private and tag.element >= 0x1000) or listed or tag.group & 0xFF00 in (0x5000, 0x6000):
+                    _add_weak(_printable(value), found)
+            elif isinstance(value, str) and (listed or (tag.is_private and tag.element >= 0x1000)):
+                if element.keyword in _NAMES_PLACES or element.keyword.endswith(("PersonName", "Address", "TelephoneNumbers")):
+                    _add_text(value, found, apart=True)
+                elif element.VR == "CS" or element.VR == "AS":
+                    continue  # sex and age: searched for in `profile`'s own test, not as strings
+                else:
+                    _add_weak(value, found)
+
+
+def _add_name(value, found: Identity) -> None:
+    stored = getattr(value, "original_string", b"") or b""
+    if isinstance(stored, bytes):
+        found.stored.update(part for part in re.split(rb"[\^= ]+", stored) if any(b > 127 for b in part) and len(part) >= 4)
+    text = str(value)
+    found.strong.add(text.lower())
+    for part in re.split(r"[\^=\s,.]+", text):
+        _add_part(part, found, shortest=2)
+
+
+def _add_text(value: str, found: Identity, apart: bool) -> None:
+    value = value.strip()
+    if len(value) < 2:
+        return
+    found.strong.add(value.lower())
+    for part in re.split(r"[\s,;:^/\\]+", value) if apart else ():
+        _add_part(part, found, shortest=5)
+
+
+def _add_part(part: str, found: Identity, shortest: int) -> None:
+    part = part.strip("()[].-'\"").lower()
+    enough = len(part) >= shortest or any(ord(c) > 127 for c in part)
+    if enough and (shortest == 2 or part not in _COMMON):  # Street is a surname, too
+        found.strong.add(part)
+
+
+def _add_time(value: str, vr: str, found: Identity) -> None:
+    digits = re.sub(r"\D", "", value.split(".")[0].split("+")[0])
+    if len(digits.strip("0")) < 3:
+        return
+    if vr != "TM" and len(digits) >= 8:
+        year, month, day = digits[:4], digits[4:6], digits[6:8]
+        found.strong.update({digits[:8], f"{year}-{month}-{day}"})
+        found.strong.update(f"{a}{sign}{b}{sign}{year}" for a, b in ((day, month), (month, day)) for sign in "./-")
+    if vr != "DA" and len(digits) >= 6:
+        found.weak.add(digits)
+
+
+def _add_weak(value: str, found: Identity) -> None:
+    value = value.strip().lower()
+    if len(value) >= (6 if value.isdigit() else 4):
+        found.weak.add(value)
+
+
+def _printable(value: bytes) -> str:
+    """The text of bytes that are mostly text, else ''."""
+    text = bytes(value)[:4096].rstrip(b"\0 ").decode("latin-1")
+    return text if text.isprintable() else ""
