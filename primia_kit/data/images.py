@@ -53,7 +53,7 @@ def read_film(path: str | Path) -> np.ndarray:
     path = Path(path)
     try:
         if is_dicom(path):
-            return read_dicom(path)
+            return read_dicom(path)[0]
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 values = np.asarray(image, dtype=np.float32)
