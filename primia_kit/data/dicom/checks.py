@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pydicom import config
 from pydicom.uid import UID
 
 from ...errors import KitError
@@ -46,7 +47,7 @@ def _sop_class(header: Header) -> str | None:
     found = header.text("SOPClassUID")
     if found in (CR, DX, DX_RAW, *CAPTURES):
         return None
-    return f"is {said(UID(found).name) if found else 'missing'}; the kit reads CR and DX films (and secondary captures of them)."
+    return f"is {said(UID(found, validation_mode=config.IGNORE).name) if found else 'missing'}; the kit reads CR and DX films (and secondary captures of them)."
 
 
 def _species(header: Header) -> str | None:

@@ -170,7 +170,7 @@ def parse(data: bytes, keywords: Iterable[str]) -> Header:
     stream.seek(start)
     with _Parsing("the file meta group (0002,xxxx)"):
         meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-    syntax = UID(Header(meta, UID("")).text("TransferSyntaxUID"))
+        syntax = UID(Header(meta, UID("")).text("TransferSyntaxUID"))  # inside: an illegal one is warned about
     if not syntax:
         raise KitError("TransferSyntaxUID (0002,0010) is missing, so how the film is stored can't be told; export it again.")
     if not syntax.is_transfer_syntax:
