@@ -55,8 +55,6 @@ def sequence(**elements) -> list[Dataset]:
 def lut(first: int, bits: int, entries, representation="OW") -> list[Dataset]:
     """A LUT sequence's one item; `first` may be negative."""
     item = Dataset()
-    signed = "SS" if first < 0 else "US"
     item.add_new("LUTDescriptor", "US", [len(entries) & 0xFFFF, first & 0xFFFF, bits])
-    item["LUTDescriptor"].VR = "US" if signed == "US" else "US"
     item.add_new("LUTData", representation, entries if isinstance(entries, bytes) else np.asarray(entries, "<u2").tobytes())
     return [item]

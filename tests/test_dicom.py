@@ -193,7 +193,7 @@ def test_every_transfer_syntax_gives_the_same_values(syntax, bits, signed):
 
 
 def test_big_endian():
-    stored = RAMP * 17
+    stored = RAMP * 16
     ds = film(stored, 12, PixelData=stored.astype(">u2").tobytes(), VOILUTSequence=lut(0, 12, []))
     ds.VOILUTSequence[0].LUTDescriptor = [4096, 0, 12]
     ds.VOILUTSequence[0].LUTData = np.arange(4096).astype(">u2").tobytes()

@@ -47,7 +47,8 @@ def _sop_class(header: Header) -> str | None:
     found = header.text("SOPClassUID")
     if found in (CR, DX, DX_RAW, *CAPTURES):
         return None
-    return f"is {said(UID(found, validation_mode=config.IGNORE).name) if found else 'missing'}; the kit reads CR and DX films (and secondary captures of them)."
+    name = f"is {said(UID(found, validation_mode=config.IGNORE).name)}" if found else "is missing"
+    return f"{name}; the kit reads CR and DX films (and secondary captures of them)."
 
 
 def _species(header: Header) -> str | None:

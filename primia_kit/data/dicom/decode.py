@@ -124,7 +124,8 @@ def _run(header: Header, syntax: _Syntax, data: bytes, rows: int, columns: int, 
         _quiet_gdcm()
     try:
         array, _ = decoder.as_array(
-            io.BytesIO(data), index=0, raw=True, decoding_plugin=plugin, rows=rows, columns=columns, number_of_frames=1,
+            io.BytesIO(data), index=0, raw=True, correct_unused_bits=False, decoding_plugin=plugin, rows=rows, columns=columns,
+            number_of_frames=1,
             samples_per_pixel=1, photometric_interpretation="MONOCHROME2", bits_allocated=allocated, bits_stored=stored,
             pixel_representation=0, pixel_keyword="PixelData", pixel_vr=header.raw("PixelData")[1] or "OW",
         )  # fmt: skip
