@@ -1,5 +1,6 @@
 """Damaged and hostile DICOM files: one sentence each, in bounded memory and time."""
 
+import contextlib
 import json
 import random
 import struct
@@ -113,7 +114,7 @@ def write_hostile(name: str, path) -> None:
     elif name == "RLE bomb":
         ds = film(np.zeros((64, 64)), 12)
         header = struct.pack("<16L", 2, 64, 64 + 1_000_000, *[0] * 13)
-        ds.PixelData = struct.pack("<HHLHHL", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, 64 + 2_000_000) + header + b"\x81\0" * 1_000_000
+        ds.PixelData = struct.pack("<HHLHHL", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, 64 + 2_000_000) + header + b"\x82\0" * 1_000_000
         ds["PixelData"].is_undefined_length = True
         ds.file_meta.TransferSyntaxUID = RLELossless
         path.write_bytes(saved(ds))
@@ -144,33 +145,42 @@ HOSTILE = {
     "elements": "tens of thousands of elements",
     "items, unknown length": "tens of thousands of elements",
     "items, known length": "tens of thousands of elements",
-    "fragments": "fragments",
+    "fragments": "tens of thousands of elements",
     "deflated elements": "tens of thousands of elements",
     "JPEG 2000 bomb": "no film compresses so far",
     "JPEG 2000 tiles": "65,536 tiles",
     "JPEG-LS bomb": "no film compresses so far",
-    "RLE bomb": "can't be decoded",
+    "RLE bomb": "RLE segment that doesn't hold 4,096 bytes",
     "JPEG-LS in a header of another size": "say 640 × 640, but PixelData .* 64 × 64",
     "random": "",
 }
 MEASURE = """
-import json, resource, sys, time
+import json, sys, time
 from primia_kit.data import read_dicom
 from primia_kit.errors import KitError
+
+def megabytes(name):
+    with open("/proc/self/status") as stream:
+        return int(next(line for line in stream if line.startswith(name)).split()[1]) / 1024
+
 for path in sys.argv[1:]:
-    began = time.perf_counter()
+    with open("/proc/self/clear_refs", "w") as stream:
+        stream.write("5")  # the peak starts again from here
+    before, began = megabytes("VmRSS"), time.perf_counter()
     try:
         read_dicom(path)
         said = "no error"
     except KitError as error:
         said = str(error)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps([said, round(time.perf_counter() - began, 2), round(peak)]))
+    print(json.dumps([said, round(time.perf_counter() - began, 2), round(megabytes("VmHWM") - before)]), flush=True)
 """
 
 
 def measured(*paths) -> list[tuple[str, float, int]]:
-    """(sentence, seconds, megabytes at the peak so far) of each file, all in one process of their own."""
+    """(sentence, seconds, megabytes) of each file in a process of their own: its peak above what it had before.
+
+    What PyTorch takes when the kit is imported, half a gigabyte, is no doing of the file's.
+    """
     run = subprocess.run([sys.executable, "-c", MEASURE, *map(str, paths)], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stderr == ""
     return [tuple(json.loads(line)) for line in run.stdout.splitlines()]
@@ -197,8 +207,13 @@ def test_real_bad_files_stay_in_bounded_memory(cxr_dicom):
 @pytest.mark.parametrize("syntax", [None, RLELossless, JPEGLSLossless, JPEG2000Lossless], ids=str)
 def test_a_film_cut_off_at_every_length_is_a_sentence(syntax):
     data = codestream_film(syntax, 40, 40) if syntax else film_bytes()
+    whole = read_dicom(data)[0]
     for length in range(len(data)):
-        sentence(data[:length])
+        if syntax and len(data) - length <= 8:  # nothing but the end mark is missing
+            with contextlib.suppress(KitError):
+                np.testing.assert_array_equal(read_dicom(data[:length])[0], whole)
+        else:
+            sentence(data[:length])
 
 
 def test_a_deflated_film_cut_off_at_every_length_is_a_sentence():

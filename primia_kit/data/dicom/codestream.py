@@ -124,16 +124,37 @@ def _jp2_codestream(frame: bytes) -> int:
     return len(frame)
 
 
-def check_rle(frame: bytes, bytes_allocated: int) -> None:
-    """The RLE header (PS3.5 G.5): one segment for each byte of a sample, in order. RLE has no dimensions of its own.
+def tidy_rle(frame: bytes, pixels: int, bytes_allocated: int) -> bytes:
+    """An RLE frame (PS3.5 G) that is known to decode to `pixels` samples: RLE has no dimensions of its own.
 
-    Raises: KitError
+    Each segment is walked packet by packet without being decoded, and cut off where its pixels end: the decoder
+    panics, with words on stderr, on a segment that goes on.
+
+    Raises: KitError unless there's one segment for each byte of a sample, in order, and each holds `pixels` bytes.
     """
     if len(frame) < 64:
         raise KitError(f"{_DATA} is too short for an RLE header of 64 bytes.")
     count, *offsets = struct.unpack_from("<16L", frame)
-    used = [*offsets[:count], len(frame)]
-    if count != bytes_allocated or used[0] != 64 or any(a >= b for a, b in pairwise(used)):
-        raise KitError(
-            f"{_DATA} has an RLE header that doesn't fit: {count} segments, where BitsAllocated asks for {bytes_allocated}."
-        )
+    bounds = [*offsets[:count], len(frame)]
+    if count != bytes_allocated or bounds[0] != 64 or any(a >= b for a, b in pairwise(bounds)):
+        says = f"{count} segments, where BitsAllocated (0028,0100) asks for {bytes_allocated}"
+        raise KitError(f"{_DATA} has an RLE header that doesn't fit: {says}, or they are out of order.")
+    segments = []
+    for begin, end in pairwise(bounds):
+        position, left = begin, pixels
+        while left > 0 and position < end:
+            head = frame[position]
+            if head < 128:  # head + 1 bytes as they are
+                left -= head + 1
+                position += head + 2
+            elif head > 128:  # the next byte, 257 - head times
+                left -= 257 - head
+                position += 2
+            else:  # no operation
+                position += 1
+        if left or position > end:
+            raise KitError(f"{_DATA} has an RLE segment that doesn't hold {pixels:,} bytes; it is damaged or cut off.")
+        segment = frame[begin:position]
+        segments.append(segment + b"\x80" * (len(segment) % 2))  # padded by a packet that does nothing
+    starts = [64 + sum(map(len, segments[:n])) for n in range(count)]
+    return struct.pack("<16L", count, *starts, *[0] * (15 - count)) + b"".join(segments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,12 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import JPEGExtended12Bit
 
 from ...errors import KitError
-from .codestream import Codestream, check_rle, join_fragments, jpeg, jpeg2000
+from .codestream import Codestream, join_fragments, jpeg, jpeg2000, tidy_rle
 from .guards import check_codestream_size
 from .header import Header, reason, said, tag_name
 
 _SYNTAX = "TransferSyntaxUID (0002,0010)"
+_NOWHERE = logging.NullHandler()
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,7 @@ def decode(header: Header) -> Decoded:
     else:
         frame = join_fragments(data)
         if syntax.kind == "RLE":
-            check_rle(frame, allocated // 8)
-            check_codestream_size(rows * columns, len(frame))
+            frame = tidy_rle(frame, rows * columns, allocated // 8)
         else:
             own = jpeg(frame, syntax.sofs) if syntax.kind == "JPEG" else jpeg2000(frame)
             _check_own_size(own, rows, columns, allocated, len(frame))
@@ -120,8 +121,7 @@ def _run(header: Header, syntax: _Syntax, data: bytes, rows: int, columns: int, 
     plugin = syntax.plugin
     if plugin and plugin not in decoder.available_plugins:
         raise KitError(f"{_SYNTAX} is {said(header.syntax.name)}; to read it, install {syntax.package}.")
-    if plugin == "gdcm":
-        _quiet_gdcm()
+    _silence(plugin)
     try:
         array, _ = decoder.as_array(
             io.BytesIO(data), index=0, raw=True, correct_unused_bits=False, decoding_plugin=plugin, rows=rows, columns=columns,
@@ -137,12 +137,14 @@ def _run(header: Header, syntax: _Syntax, data: bytes, rows: int, columns: int, 
     return array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{array.itemsize}")
 
 
-def _quiet_gdcm() -> None:
-    """GDCM writes to the process's stderr; what is wrong with a film comes back as an error anyway."""
-    import gdcm
+def _silence(plugin: str) -> None:
+    """Some decoders write to stderr; what is wrong with a film comes back as an error anyway."""
+    logging.getLogger("openjpeg").addHandler(_NOWHERE)  # without a handler, Python would print its errors
+    if plugin == "gdcm":
+        import gdcm
 
-    for off in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
-        off()
+        for off in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
+            off()
 
 
 def _bits_in_use(raw: np.ndarray, stored: int, precision: int) -> tuple[int, list[str]]:
