@@ -225,6 +225,23 @@ def test_a_deflated_film_cut_off_at_every_length_is_a_sentence():
         sentence(data[:length])
 
 
+def test_too_many_fragments_are_a_sentence():
+    items = struct.pack("<HHLH", 0xFFFE, 0xE000, 2, 0)
+    ds = film()
+    ds.PixelData = struct.pack("<HHL", 0xFFFE, 0xE000, 0) + items * 5000
+    ds["PixelData"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = JPEGLSLossless
+    assert "more than 4096 fragments" in sentence(saved(ds))
+
+
+@pytest.mark.real_films
+def test_damage_that_gdcm_tells_on_stderr_alone_is_a_sentence(cxr_dicom, capfd):
+    data = bytearray((cxr_dicom / "chest_derived/rg1_mono1_15bit_jpeg_lossless_sv1.dcm").read_bytes())
+    data[300_000:300_002] = b"\xff\xd9"
+    assert "the decoder says 'Corrupt JPEG data: premature end" in sentence(bytes(data))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_random_bytes_are_a_sentence():
     random_ = random.Random(0)
     for length in [0, 1, 131, 132, 133, *range(200, 4000, 97)]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,9 @@ from ...errors import KitError
 from .codestream import Codestream, join_fragments, jpeg, jpeg2000, tidy_rle
 from .guards import check_codestream_size
 from .header import Header, reason, said, tag_name
+from .overhear import overheard
 
 _SYNTAX = "TransferSyntaxUID (0002,0010)"
-_NOWHERE = logging.NullHandler()
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ def decode(header: Header) -> Decoded:
                     f"{_SYNTAX} is JPEG Extended of 12 bits, which the kit can't decode; export the film uncompressed."
                 )
         data = encapsulate([frame])  # so that exactly what was checked is decoded, whatever an offset table says
-    raw = _run(header, syntax, data, rows, columns, allocated, stored)
-    bits, warnings = (stored, []) if syntax.kind in ("native", "RLE") else _bits_in_use(raw, stored, precision)
+    raw, warnings = _run(header, syntax, data, rows, columns, allocated, stored)
+    bits, more = (stored, []) if syntax.kind in ("native", "RLE") else _bits_in_use(raw, stored, precision)
     codes = (raw >> raw.dtype.type(shift)) & raw.dtype.type(2**bits - 1) if shift or bits < 8 * raw.itemsize else raw
     words = f"decoded {header.syntax.name}: {rows} rows, {columns} columns"
-    return Decoded(codes, bits, words, warnings)
+    return Decoded(codes, bits, words, warnings + more)
 
 
 def _check_own_size(own: Codestream, rows: int, columns: int, allocated: int, length: int) -> None:
@@ -116,35 +116,30 @@ def _check_own_size(own: Codestream, rows: int, columns: int, allocated: int, le
     check_codestream_size(rows * columns, length)
 
 
-def _run(header: Header, syntax: _Syntax, data: bytes, rows: int, columns: int, allocated: int, stored: int) -> np.ndarray:
+def _run(
+    header: Header, syntax: _Syntax, data: bytes, rows: int, columns: int, allocated: int, stored: int
+) -> tuple[np.ndarray, list[str]]:
     decoder = get_decoder(header.syntax)
-    plugin = syntax.plugin
-    if plugin and plugin not in decoder.available_plugins:
+    if syntax.plugin and syntax.plugin not in decoder.available_plugins:
         raise KitError(f"{_SYNTAX} is {said(header.syntax.name)}; to read it, install {syntax.package}.")
-    _silence(plugin)
     try:
-        array, _ = decoder.as_array(
-            io.BytesIO(data), index=0, raw=True, correct_unused_bits=False, decoding_plugin=plugin, rows=rows, columns=columns,
-            number_of_frames=1,
-            samples_per_pixel=1, photometric_interpretation="MONOCHROME2", bits_allocated=allocated, bits_stored=stored,
-            pixel_representation=0, pixel_keyword="PixelData", pixel_vr=header.raw("PixelData")[1] or "OW",
-        )  # fmt: skip
+        with overheard() if syntax.plugin == "gdcm" else nullcontext([]) as heard:
+            array, _ = decoder.as_array(
+                io.BytesIO(data), index=0, raw=True, correct_unused_bits=False, decoding_plugin=syntax.plugin, rows=rows,
+                columns=columns, number_of_frames=1, samples_per_pixel=1, photometric_interpretation="MONOCHROME2",
+                bits_allocated=allocated, bits_stored=stored, pixel_representation=0, pixel_keyword="PixelData",
+                pixel_vr=header.raw("PixelData")[1] or "OW",
+            )  # fmt: skip
     except Exception as error:  # decoders raise anything
         detail = reason(error).removeprefix("Unable to decode as exceptions were raised by all available plugins: ")
         raise KitError(f"{tag_name('PixelData')} can't be decoded as {header.syntax.name} ({detail}).") from error
     if array.shape != (rows, columns):
         raise KitError(f"{tag_name('PixelData')} became {array.shape} instead of {rows} × {columns} pixels.")
-    return array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{array.itemsize}")
-
-
-def _silence(plugin: str) -> None:
-    """Some decoders write to stderr; what is wrong with a film comes back as an error anyway."""
-    logging.getLogger("openjpeg").addHandler(_NOWHERE)  # without a handler, Python would print its errors
-    if plugin == "gdcm":
-        import gdcm
-
-        for off in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
-            off()
+    damage = [line for line in heard if "extraneous bytes" not in line]
+    if damage:
+        raise KitError(f"{tag_name('PixelData')} is damaged; the decoder says {said(damage[0])}.")
+    warnings = [f"{tag_name('PixelData')} has stray bytes; the decoder says {said(line)}." for line in heard[:1]]
+    return array.astype(array.dtype.newbyteorder("="), copy=False).view(f"u{array.itemsize}"), warnings
 
 
 def _bits_in_use(raw: np.ndarray, stored: int, precision: int) -> tuple[int, list[str]]:
