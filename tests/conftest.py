@@ -49,7 +49,7 @@ def kermany():
 
 @pytest.fixture(scope="session")
 def cxr_dicom():
-    """The folder of real DICOM films; a test that uses it carries the mark `real_films`."""
+    """The folder of real CR and DX files; a test that uses it carries the mark `real_films`."""
     folder = Path(os.environ.get("PRIMIA_DATA", "")) / "cxr_dicom"
     if not os.environ.get("PRIMIA_DATA") or not folder.is_dir():
         pytest.skip("PRIMIA_DATA names no folder with cxr_dicom: real DICOM films aren't here")

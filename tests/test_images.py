@@ -239,9 +239,9 @@ def test_dicom_window_and_polarity(tmp_path, site):
     [
         ({"PhotometricInterpretation": "RGB"}, "MONOCHROME1 or MONOCHROME2"),
         ({"NumberOfFrames": 2, "Rows": 112}, "one frame"),
-        ({"Rows": 4000}, "can't be read as a DICOM film"),
-        ({"WindowWidth": 0}, "can't be read as a DICOM film"),
-        ({"PixelData": b""}, "can't be read as a DICOM film"),
+        ({"Rows": 4000}, "PixelData .* is cut off"),
+        ({"WindowWidth": 0}, "LINEAR window's width is at least 1"),
+        ({"PixelData": b""}, "PixelData .* is missing or empty"),
     ],
 )
 def test_a_dicom_file_that_is_no_film_is_a_sentence(tmp_path, change, sentence):

@@ -68,7 +68,7 @@ def read_film(path: str | Path) -> np.ndarray:
         if is_nifti(path):
             return read_nifti(path, fragment)
         if is_dicom(path):
-            return read_dicom(path)
+            return read_dicom(path)[0]
     except OSError as error:
         raise KitError(f"Can't read {path}: {error.strerror or error}.") from error
     return read_raster(path)
