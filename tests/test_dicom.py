@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.pixels import compress
+from pydicom.sr.codedict import codes
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -22,7 +23,7 @@ from pydicom.uid import (
 )
 
 from primia_kit.data import dicom_steps, read_dicom, read_film
-from primia_kit.data.dicom import CHECKS, checks_table, is_dicom
+from primia_kit.data.dicom import CHECKS, checks, checks_table, is_dicom
 from primia_kit.data.dicom.checks import DX, DX_RAW
 from primia_kit.errors import KitError
 
@@ -248,7 +249,9 @@ REFUSED = [
     ("ProtocolName", {"ProtocolName": "Chest lat"}),
     ("SeriesDescription", {"SeriesDescription": "Lateral"}),
     ("BodyPartExamined", {"BodyPartExamined": "KNEE"}),
+    ("BodyPartExamined", {"BodyPartExamined": "THORACIC SPINE"}),
     ("AnatomicRegionSequence", {"AnatomicRegionSequence": code("72696002", "Knee")}),
+    ("AnatomicRegionSequence", {"AnatomicRegionSequence": code("122495006", "Thoracic spine")}),
 ]
 WARNED = [
     ("SOPClassUID", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}),
@@ -300,6 +303,16 @@ def test_every_row_of_the_table_has_a_test():
 )
 def test_what_is_right_passes_without_a_warning(changes):
     assert read_dicom(film_bytes(**changes))[1].warnings == ()
+
+
+def test_codes_are_those_of_the_standard():
+    names = {"AnteroPosterior", "PosteroAnterior", "Frontal"}
+    assert {getattr(codes.cid4010, name).value for name in names} <= set(checks.FRONTAL_CODES)
+    others = {getattr(codes.cid4010, name).value for name in codes.cid4010.dir()} - set(checks.FRONTAL_CODES)
+    assert len(others) > 20
+    assert {getattr(codes.cid4031, name).value for name in ("Chest", "ChestAndAbdomen")} <= set(checks.CHEST_CODES)
+    with pytest.raises(KitError, match="PatientSpeciesCodeSequence"):
+        read_dicom(film_bytes(PatientSpeciesCodeSequence=code("L-85B00")))  # not ours
 
 
 def test_a_negative_is_warned_about_and_shown_as_the_header_says():

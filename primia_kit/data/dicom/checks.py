@@ -16,15 +16,16 @@ from .header import Header, said, tag_name
 CR, DX, DX_RAW = (f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("1", "1.1", "1.1.1"))
 CAPTURES = tuple(f"1.2.840.10008.5.1.4.1.1.7{tail}" for tail in ("", ".2", ".3"))
 FRONTAL_VIEWS = ("AP", "PA", "ANTERO-POSTERIOR", "POSTERO-ANTERIOR")
-# CID 4010, in SNOMED CT and as the older SRT codes
-FRONTAL_CODES = ("399348003", "R-10206", "272479007", "399033003", "R-10202", "R-10214", "C-10214")
-CHEST_CODES = ("51185008", "816094009", "T-D3000", "39607008", "T-28000", "43799004", "416550000")
-HUMAN_CODES = ("337915000", "L-85003", "L-85B00")
+# SNOMED CT and the older SRT codes: AP, PA, frontal (CID 4010); chest, lung, chest and abdomen (CID 4031); Homo sapiens
+FRONTAL_CODES = ("399348003", "R-10206", "272479007", "R-10214", "399033003", "R-10202")
+CHEST_CODES = ("51185008", "816094009", "T-D3000", "39607008", "T-28000", "416550000", "R-FAB55")
+HUMAN_CODES = ("337915000", "L-85003")
 DESCRIPTIONS = ("AcquisitionDeviceProcessingDescription", "ProtocolName", "SeriesDescription", "StudyDescription")
 _ANIMAL = re.compile(r"\b(canine|feline|equine|bovine|ovine|porcine|avian|murine|primate|veterinary|vet)\b", re.I)
 _SIDEWAYS = re.compile(r"\b(lateral|lat|oblique)\b", re.I)
 _FRONTAL = re.compile(r"\b(ap|pa|frontal|decubitus)\b|\band\b|[+&,/]", re.I)
-_CHEST = re.compile(r"chest|thora|torax|lung", re.I)
+_FRONTAL_WORDS = re.compile(r"\b(ap|pa)\b|antero|postero|front", re.I)
+_CHEST = re.compile(r"^(?!.*spine).*(chest|thora|torax|lung)", re.I)
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,7 @@ def _view(header: Header) -> str | None:
 
 def _view_code(header: Header) -> str | None:
     for value, meaning in header.codes("ViewCodeSequence"):
-        if _SIDEWAYS.search(meaning) or (
-            value and value not in FRONTAL_CODES and not re.search("ap|pa|ant|post|front", meaning, re.I)
-        ):
+        if _SIDEWAYS.search(meaning) or (value and value not in FRONTAL_CODES and not _FRONTAL_WORDS.search(meaning)):
             return f"says {said(meaning or value)}; the kit reads frontal films (AP, PA)."
     return None
 
