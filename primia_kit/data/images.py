@@ -120,6 +120,9 @@ def load_films(
 
     Raises: KitError for unreadable films, or a label that is not in `classes`.
     """
+    for name, value, choices in (("unreadable", unreadable, ("error", "skip")), ("geometry", geometry, GEOMETRIES)):
+        if value not in choices:
+            raise KitError(f"{name} is {value!r}{nearest(str(value), choices)}; it must be one of {', '.join(choices)}.")
     classes = classes or manifest.classes
     unknown = sorted({film.label for film in manifest} - set(classes))
     if unknown:
