@@ -127,9 +127,6 @@ def load_films(
     unknown = sorted({film.label for film in manifest} - set(classes))
     if unknown:
         raise KitError(f"{manifest.root} has films labelled {unknown[0]!r}; the plan's classes are {', '.join(classes)}.")
-
-    if geometry not in GEOMETRIES:
-        raise KitError(f"geometry is {geometry!r}{nearest(str(geometry), GEOMETRIES)}; it is one of {', '.join(GEOMETRIES)}.")
     films = open_cache(size, geometry) if cache else None
 
     def one(film):
