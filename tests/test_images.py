@@ -134,3 +134,9 @@ def test_pooling(folder):
     assert len(pool_films([small, small])) == 8
     with pytest.raises(KitError, match="can't be pooled"):
         pool_films([small, large])
+
+
+@pytest.mark.parametrize("wrong", [{"unreadable": "skp"}, {"geometry": "padd"}])
+def test_a_misspelt_choice_is_a_sentence(folder, wrong):
+    with pytest.raises(KitError, match="did you mean"):
+        load_films(folder, **{"size": 8, "geometry": "pad", **wrong})

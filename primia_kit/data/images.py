@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import KitError
+from ..errors import KitError, nearest
 from .dicom import is_dicom, read_dicom
 from .manifest import Manifest
 
@@ -110,6 +110,9 @@ def load_films(
 
     Raises: KitError for unreadable films, or a label that is not in `classes`.
     """
+    for name, value, choices in (("unreadable", unreadable, ("error", "skip")), ("geometry", geometry, GEOMETRIES)):
+        if value not in choices:
+            raise KitError(f"{name} is {value!r}{nearest(str(value), choices)}; it must be one of {', '.join(choices)}.")
     classes = classes or manifest.classes
     unknown = sorted({film.label for film in manifest} - set(classes))
     if unknown:
