@@ -89,7 +89,7 @@ def load_sites(manifest: Manifest, plan: TrainingPlan, *, unreadable: str = "err
     """
     if "" in manifest.sites:
         raise KitError("Some films have no site yet; give every patient one, e.g. with share_out(manifest, sites=3, seed=0).")
-    total, before = len(manifest.films), 0
+    total, before = sum(film.split != "validation" for film in manifest), 0  # validation films aren't used yet
 
     def part(site: str, split: str) -> FilmSet:
         nonlocal before
