@@ -6,7 +6,8 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from ..manifest import MANIFEST_NAME, Film, Manifest, deal_patients
+from ..manifest import MANIFEST_NAME, Film, Manifest
+from ..partition import deal_patients
 from .identity import Identity
 from .report import FilmReport
 from .search import Search
