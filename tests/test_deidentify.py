@@ -18,7 +18,16 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLEL
 
 from primia_kit import cli
 from primia_kit.data import read_film, read_manifest
-from primia_kit.data.deidentify import Pseudonyms, burned_in, deidentify_folder, films, find_text, folder, load_or_create_key
+from primia_kit.data.deidentify import (
+    Pseudonyms,
+    burned_in,
+    compare_headers,
+    deidentify_folder,
+    films,
+    find_text,
+    folder,
+    load_or_create_key,
+)
 from primia_kit.data.deidentify.identity import Identity, identity_of
 from primia_kit.data.deidentify.jpeg import strip_jpeg, strip_jpeg2000
 from primia_kit.data.deidentify.search import Search
@@ -161,6 +170,20 @@ def test_what_a_reader_needs_stays(plain, tmp_path):
         "BodyPartExamined", "ViewPosition", "PatientOrientation", "ImagerPixelSpacing", "BurnedInAnnotation", "ImageType",
     ):  # fmt: skip
         assert new[keyword].value == plain[keyword].value, keyword
+
+
+def test_headers_before_and_after_stand_side_by_side(plain, tmp_path):
+    plain_ds = planted_film(plain)
+    (tmp_path / "in").mkdir()
+    plain_ds.save_as(tmp_path / "in" / "film", enforce_file_format=True)
+    (film,) = deidentify_folder(tmp_path / "in", tmp_path / "out", key=tmp_path / "key").films
+    table = compare_headers(tmp_path / "in" / "film", tmp_path / "out" / film.path)
+    assert table.loc["(0010,0010)"].tolist() == ["PatientName", "Quillfeather^Thaddeus", film.patient]
+    assert table.loc["(0010,0030)", "after"] == "" and table.loc["(0012,0062)"].tolist()[1:] == ["", "YES"]
+    assert "(0028,0010)" not in table.index  # Rows is the same
+    assert any("[0]." in tag for tag in table.index)
+    with pytest.raises(KitError, match="key: it can't be read as DICOM"):
+        compare_headers(tmp_path / "key", tmp_path / "key")
 
 
 def test_lookup_tables_stay_and_their_explanations_go(plain, tmp_path):

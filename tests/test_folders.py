@@ -69,6 +69,55 @@ def test_a_manifest_in_the_folder_decides(tmp_path):
     assert read_folder(tmp_path).sites == ("Mainz", "Ulm")
 
 
+def test_names_of_the_later_kermany_version(tmp_path):
+    films = {
+        "train/NORMAL/NORMAL-1003233-0001.jpeg": ("normal", "train:1003233"),
+        "train/PNEUMONIA/BACTERIA-1008087-0001.jpeg": ("bacterial", "train:1008087"),
+        "train/PNEUMONIA/VIRUS-1008087-0002.jpeg": ("viral", "train:1008087"),
+    }
+    for value, name in enumerate(films):
+        film(tmp_path / name, 30 * value)
+    film(tmp_path / "test/NORMAL/NORMAL-1-0001.jpeg", 200)
+    assert {f.path: (f.label, f.patient) for f in read_folder(tmp_path).select(split="train")} == films
+
+
+def test_a_viewers_series_names_dont_make_films_one_patients(tmp_path):
+    for i in range(6):
+        film(tmp_path / "ab"[i % 2] / f"study{i}" / "IM-0001-0001.png", i)
+    assert len({f.patient for f in read_folder(tmp_path)}) == 6
+
+
+def test_linked_folders_are_entered_once(tmp_path):
+    for i in range(6):
+        film(tmp_path / "elsewhere" / "ab"[i % 2] / f"{i}.png", i)
+    (tmp_path / "study").mkdir()
+    for label in "ab":
+        (tmp_path / "study" / label).symlink_to(tmp_path / "elsewhere" / label)
+    (tmp_path / "elsewhere" / "a" / "round").symlink_to(tmp_path / "study")
+    manifest = read_folder(tmp_path / "study")
+    assert len(manifest) == 6 and manifest.classes == ("a", "b")
+
+
+def test_films_without_a_test_split_get_one_whatever_named_them(tmp_path):
+    for i in range(40):
+        film(tmp_path / ("val" if i >= 30 else "Training") / "ab"[i % 2] / f"{i}.png", i)
+    manifest = read_folder(tmp_path)
+    splits = [sum(f.split == split for f in manifest) for split in ("train", "validation", "test")]
+    assert splits == [24, 10, 6]
+
+    rows = [f"Training/{'ab'[i % 2]}/{i}.png,{'ab'[i % 2]},p{i},{'Ulm' if i < 10 else 'Jena'}" for i in range(30)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,label,patient,site", *rows]))
+    manifest = read_folder(tmp_path)
+    assert {site: len(manifest.select(site=site, split="test")) for site in manifest.sites} == {"Jena": 4, "Ulm": 2}
+    assert any("no test split" in note for note in manifest.notes)
+
+
+def test_a_manifest_of_files_that_are_gone_is_a_sentence(tmp_path):
+    (tmp_path / "manifest.csv").write_text("path,label,patient,site\nx/1.png,ill,p1,Mainz\nx/2.png,well,p2,Ulm\n")
+    with pytest.raises(KitError, match=r"1\.png, which can't be read: No such file"):
+        read_folder(tmp_path).file_bytes()
+
+
 @pytest.mark.parametrize("content", [[], ["loose.png"], ["only/1.png", "only/2.png"], ["a/notes.txt"]])
 def test_a_folder_without_labelled_films_is_a_sentence(tmp_path, content):
     for i, name in enumerate(content):

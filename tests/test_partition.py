@@ -157,6 +157,9 @@ def test_open_films_shares_out_anew_only_when_asked(tmp_path, hospitals):
     text = (tmp_path / "manifest.csv").read_text().replace("acquired", "remark")
     (tmp_path / "manifest.csv").write_text(text)
     assert open_films(tmp_path, sites=4).sites == ("A", "B", "C", "D")
+    assert open_films(patients=10, sites=3).sites == ("A", "B", "C")
+    with pytest.raises(KitError, match=r"belong to 3 sites .* and sites is 4: say how"):
+        open_films(patients=10, sites=4)
     assert open_films(patients=10, how="label_skew", sites=4).sites == ("A", "B", "C", "D")
 
 

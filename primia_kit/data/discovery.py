@@ -1,12 +1,14 @@
 """Which films lie in a folder, and what file names, folders, headers and a labels.csv tell of them.
 
 Kermany, Zhang, Goldbaum 2018 (Mendeley Data rscbjbr9sj) name films after patients:
-`person12_bacteria_34.jpeg`, `person12_virus_9.jpeg`, `IM-0115-0001.jpeg`, `NORMAL2-IM-0012-0001.jpeg`.
+`person12_bacteria_34.jpeg`, `person12_virus_9.jpeg`, `IM-0115-0001.jpeg`, `NORMAL2-IM-0012-0001.jpeg`;
+in a later version `BACTERIA-1008087-0001.jpeg`, `VIRUS-1008087-0002.jpeg`, `NORMAL-1003233-0001.jpeg`.
 """
 
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
@@ -21,8 +23,12 @@ from .nifti import is_nifti
 from .raster import RASTER_SUFFIXES
 
 LABELS_NAME = "labels.csv"
-_SPLIT_FOLDERS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+_SPLIT_FOLDERS = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 _PNEUMONIA_NAME = re.compile(r"(person\d+)_(bacteria|virus)_\d+(?:_\d+)?")
+_NUMBERED_NAME = re.compile(r"(BACTERIA|VIRUS|NORMAL)-(\d+)-\d+")
 _NORMAL_NAME = re.compile(r"((?:NORMAL2-)?IM-\d+)-\d+")
 _KERMANY_LABELS = {"bacteria": "bacterial", "virus": "viral", "normal": "normal"}
 _LISTED = 10  # files that can't be read, by name
@@ -168,7 +174,7 @@ def find_films(root: Path, only: Path | None = None, progress=None) -> tuple[lis
     Raises: KitError if there is none, or for a labels.csv that can't be understood.
     """
     found = Discovery(root)
-    files = [only] if only else _files(root)
+    files = [only] if only else files_below(root)
     for done, path in enumerate(files, start=1):
         found.look_at(path)
         if progress:
@@ -180,9 +186,21 @@ def find_films(root: Path, only: Path | None = None, progress=None) -> tuple[lis
     return sorted(found.films, key=lambda film: film.path) if not only else found.films, found.notes()
 
 
-def _files(root: Path) -> list[Path]:
-    paths = (p for p in root.rglob("*") if not any(part.startswith(".") for part in p.relative_to(root).parts))
-    return sorted(p for p in paths if p.is_file())
+def files_below(root: Path, *, hidden: bool = False) -> list[Path]:
+    """Every file below a folder, in order; symbolic links are followed, and each folder is entered once.
+
+    hidden: also files and folders whose names start with a dot.
+    """
+    files, entered = [], set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in entered:  # a link to a folder above would lead round for ever
+            below.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        below[:] = [name for name in below if hidden or not name.startswith(".")]
+        files += [Path(folder, name) for name in names if hidden or not name.startswith(".")]
+    return sorted(path for path in files if path.is_file())
 
 
 def _read_labels(path: Path) -> dict[str, dict]:
@@ -219,6 +237,9 @@ def _read_name(folder: str, stem: str) -> tuple[str, str | None]:
         if folder.lower() in ("pneumonia", kind):
             return _KERMANY_LABELS[kind], person
         return folder, person
-    if match := _NORMAL_NAME.match(stem):
-        return _KERMANY_LABELS.get(folder.lower(), folder), match.group(1)
+    if match := _NUMBERED_NAME.fullmatch(stem):
+        kind, person = match.groups()
+        return _KERMANY_LABELS[kind.lower()] if folder.lower() in ("pneumonia", kind.lower()) else folder, person
+    if folder.lower() == "normal" and (match := _NORMAL_NAME.match(stem)):  # viewers name any series IM-0001-0001
+        return _KERMANY_LABELS["normal"], match.group(1)
     return folder, None

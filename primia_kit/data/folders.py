@@ -42,8 +42,8 @@ def read_folder(
     A DICOM film's patient is its PatientID (see `headers.read_header`), and `acquired` the institution, station
     or device in its header. DICOM and `.npz` files that can't be read are left out and named in the notes.
 
-    Where the films have no split of their own, `test_share` of the patients, drawn with `seed` and stratified
-    by label and by where they were filmed, become the test split. Exact copies of a film are left out; so is
+    Where no film is for testing, `test_share` of the training patients, drawn with `seed` and stratified by
+    label and by site or by where they were filmed, become the test split. Exact copies of a film are left out; so is
     every copy of a film that stands under two labels, and a training copy of a test film. The manifest's
     notes say what was left out.
 
@@ -54,29 +54,34 @@ def read_folder(
     Raises: KitError if there is nothing at `root`, it holds no film or only one label, a DICOM patient stands
         in two splits, or `labels` doesn't fit.
     """
-    root, only = Path(root).expanduser(), None
+    manifest = _rename(_read(Path(root).expanduser(), progress), labels)
+    if not any(film.split == "test" for film in manifest):
+        manifest = _draw_test_split(manifest, test_share, seed)
+    return manifest.check()
+
+
+def _read(root: Path, progress) -> Manifest:
+    only = None
     if not root.exists():
         raise KitError(f"There is no folder {root}.")
     if not root.is_dir():
         if root.suffix.lower() == ".csv":
-            return _rename(read_manifest(root), labels)
+            return read_manifest(root)
         if not root.name.lower().endswith(NPZ_SUFFIXES) and not is_nifti(root):
             raise KitError(f"{root} is a file; give the folder of the films, or a MedMNIST .npz, a NIfTI file or a manifest.csv.")
         root, only = root.parent, root
     elif (root / MANIFEST_NAME).is_file():
-        return _rename(read_manifest(root / MANIFEST_NAME), labels)
+        return read_manifest(root / MANIFEST_NAME)
     films, notes = find_films(root, only, progress)
     films, dropped = _drop_copies(root, films, progress)
-    manifest = _rename(Manifest(root, tuple(films), tuple(notes + dropped)), labels)
+    manifest = Manifest(root, tuple(films), tuple(notes + dropped))
     if len(manifest.classes) < 2:
         only_one = f" but only the label {manifest.classes[0]!r}" if manifest.classes else " that can be used"
         raise KitError(
             f"{only or root} holds {len(films)} film(s){only_one}: sort the films into a folder a label, at least two labels. "
             + " ".join(notes)
         )
-    if all(film.split == "train" for film in manifest):
-        manifest = _draw_test_split(manifest, test_share, seed)
-    return manifest.check()
+    return manifest
 
 
 def _rename(manifest: Manifest, labels: Sequence[str] | Mapping[str, str] | None) -> Manifest:
@@ -102,14 +107,16 @@ def _listed(labels: set[str]) -> str:
 def _draw_test_split(manifest: Manifest, share: float, seed: int) -> Manifest:
     if not 0 < share < 1:
         raise KitError(f"test_share is {share!r}; it is a share of the patients between 0 and 1.")
-    place_of = majority_places(manifest)
+    training = manifest.select(split="train")
+    place_of = {film.patient: film.site for film in training if film.site}
+    place_of = majority_places(training) | place_of
     hands: dict[str, str] = {}
     for place in sorted(set(place_of.values())):
-        part = replace(manifest, films=tuple(film for film in manifest if place_of[film.patient] == place))
+        part = replace(training, films=tuple(film for film in training if place_of[film.patient] == place))
         purpose = f"test split {place}".strip()
         hands |= deal_patients(part, {"train": 1 - share, "test": share}, seed, purpose)
-    films = tuple(replace(film, split=hands[film.patient]) for film in manifest)
-    note = f"The films have no test split: {share:.0%} of the patients were drawn for it (seed {seed})."
+    films = tuple(replace(film, split=hands.get(film.patient, film.split)) for film in manifest)
+    note = f"The films have no test split: {share:.0%} of the training patients were drawn for it (seed {seed})."
     return replace(manifest, films=films, notes=(*manifest.notes, note))
 
 

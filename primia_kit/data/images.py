@@ -59,7 +59,13 @@ def read_film(path: str | Path) -> np.ndarray:
     Returns: float32 [rows, columns] in [0, 1], 1 is white.
     Raises: KitError, one sentence that names the file.
     """
-    path, fragment = split_fragment(path)
+    film = _decode(*split_fragment(path))
+    if not np.isfinite(film).all():
+        raise KitError(f"{path} holds pixels that aren't numbers (NaN or infinity).")
+    return film
+
+
+def _decode(path: Path, fragment: str) -> np.ndarray:
     try:
         if not path.is_file():
             raise KitError(f"There is no film {path}.")

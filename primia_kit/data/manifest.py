@@ -84,7 +84,10 @@ class Manifest:
     def file_bytes(self) -> dict[str, int]:
         """Each site's films as they lie on its disk, in bytes; of a file of many films, each film's equal part."""
         files = Counter(self.file_of(film) for film in self.films)
-        each = {path: path.stat().st_size / films for path, films in files.items()}
+        try:
+            each = {path: path.stat().st_size / films for path, films in files.items()}
+        except OSError as error:
+            raise KitError(f"The manifest names {error.filename}, which can't be read: {error.strerror}.") from error
         return {site: round(sum(each[self.file_of(film)] for film in self.select(site=site))) for site in self.sites}
 
     def counts(self):

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 from ...errors import KitError
 from ...storage import disk_error, write_atomically
+from ..discovery import files_below
 from ..folders import read_folder
 from ..manifest import MANIFEST_NAME, Film
 from .burned_in import OCR_MISSING, burned_in_warning, find_text, ocr_installed, regions_sentence
@@ -64,7 +65,7 @@ def deidentify_folder(
     _check_places(source, target, key)
     if look_for_text and not ocr_installed():
         raise KitError(OCR_MISSING)
-    paths = sorted(path for path in source.rglob("*") if path.is_file())
+    paths = files_below(source, hidden=True)
     if not paths:
         raise KitError(f"{source} holds no file.")
     pseudonyms = Pseudonyms(load_or_create_key(key)[0])
