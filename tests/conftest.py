@@ -61,7 +61,7 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if (
         report.skipped
-        and (item.get_closest_marker("real_films") or "kermany" in item.fixturenames)
+        and (item.get_closest_marker("real_films") or {"kermany", "cxr_dicom"} & set(item.fixturenames))
         and os.environ.get("PRIMIA_DATA")
     ):
         report.outcome = "failed"

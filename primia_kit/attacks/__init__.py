@@ -1,5 +1,5 @@
 """What an adversary can do with what leaves a hospital."""
 
-from .linkage import Linkage, link_films
+from .linkage import Linkage, link_films, linkage_table
 
-__all__ = ["Linkage", "link_films"]
+__all__ = ["Linkage", "link_films", "linkage_table"]

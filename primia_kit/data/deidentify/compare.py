@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import KitError
 from .films import read_bytes, read_dataset
 
-_LONGEST = 60  # characters of a value that are shown
+_LONGEST = 34  # characters of a value that are shown
 
 
 def compare_headers(before: str | Path, after: str | Path):
