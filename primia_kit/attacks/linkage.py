@@ -39,7 +39,7 @@ def link_films(films: FilmSet) -> Linkage:
     """Look up each patient's second film among the first films of all.
 
     1. The gallery holds the first film of every patient, the probes the second of those who have one.
-    2. Of each pixel only its contrast with its surroundings (2 s + 1 pixels wide, s = size // 16) is kept, then
+    2. Of each pixel only its contrast with its surroundings (2 s + 1 pixels wide, s = size // 16, at least 1) is kept, then
        films are scaled to mean 0 and length 1: exposure and haze matter less, ribs and borders more.
     3. Similarity is the scalar product, the largest over all shifts of the probe by up to s pixels.
     4. A probe's rank is the number of gallery films that are more similar than its patient's own.
@@ -55,7 +55,7 @@ def link_films(films: FilmSet) -> Linkage:
     probes = [(indices[1], own) for own, indices in enumerate(of_patient.values()) if len(indices) > 1]
     if not probes:
         raise KitError("No patient has two films: there is nothing to link.")
-    reach = films.size // 16
+    reach = max(1, films.size // 16)
     contrast = _local_contrast(films.images, reach)
     unnamed, named = contrast[[probe for probe, _ in probes]], contrast[gallery].flatten(1)
     similarity = torch.full((len(probes), len(gallery)), -1.0)
