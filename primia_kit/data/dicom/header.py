@@ -47,6 +47,7 @@ class Header:
         self.syntax = syntax
         self._dataset = dataset
         self._keywords = None if keywords is None else frozenset(keywords)
+        self._known: dict[str, list] = {}  # several checks ask for the same element
 
     def __contains__(self, keyword: str) -> bool:
         return self._tag(keyword) in self._dataset
@@ -124,6 +125,11 @@ class Header:
         return self._dataset.get_item(tag) if tag in self._dataset else None
 
     def _values(self, keyword: str) -> list:
+        if keyword not in self._known:
+            self._known[keyword] = self._parsed(keyword)
+        return self._known[keyword]
+
+    def _parsed(self, keyword: str) -> list:
         if keyword not in self:
             return []
         with _Parsing(tag_name(keyword)):
