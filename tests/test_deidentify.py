@@ -371,7 +371,7 @@ def test_short_strings_and_numbers_are_found_as_whole_words_only():
     search = Search(Identity(strong={"li", "1234", "m", "okonkwo", "王"}))
     assert search.hits("Li Wei") and search.hits("id 1234.") and search.hits("xOKONKWOx") and search.hits("王小")
     assert not search.hits("Lisbon") and not search.hits("12345") and not search.hits("MONOCHROME1")
-    assert not search.hits("1234", numbers=True)  # a series number of 1234 is no leak
+    assert not search.hits_number("1234")  # a series number of 1234 is no leak
 
 
 def test_names_in_other_character_sets_are_searched_as_stored(plain):
