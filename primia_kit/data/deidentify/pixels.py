@@ -17,10 +17,9 @@ from .jpeg import strip_jpeg, strip_jpeg2000
 from .profile import Change
 
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_OVERLAY = "an overlay lies in unused bits of its compressed pixels; store the film uncompressed first"
 _HIDDEN = (
-    "its compressed pixels have bits outside the stored ones (BitsStored (0028,0101)), where overlays and texts were drawn "
-    "once; store the film uncompressed first"
+    "an overlay lies in unused bits of its compressed pixels, or something else that viewers don't show; store the film "
+    "uncompressed first"
 )
 
 
@@ -92,8 +91,14 @@ def _checked(frames: list[bytes], layout: _Layout) -> tuple[list[bytes], int]:
         return [tidy_rle(frame, layout.rows * layout.columns, segments) for frame in frames], precision
     for number, frame in enumerate(frames):
         own = jpeg(frame, syntax.sofs) if syntax.kind == "JPEG" else jpeg2000(frame)
-        if (own.rows, own.columns, own.components) != (layout.rows, layout.columns, layout.samples) or own.bits > layout.allocated:
-            raise KitError("a codestream in PixelData (7FE0,0010) has another size, depth or number of samples than the header says")
+        if (own.rows, own.columns, own.components) != (
+            layout.rows,
+            layout.columns,
+            layout.samples,
+        ) or own.bits > layout.allocated:
+            raise KitError(
+                "a codestream in PixelData (7FE0,0010) has another size, depth or number of samples than the header says"
+            )
         if number and own.bits != precision:
             raise KitError("its frames have different numbers of bits")
         precision = own.bits
@@ -153,7 +158,7 @@ def clean_pixels(dataset) -> list[Change]:
         gone = _trim_native(dataset, layout)
     else:
         if any(e.tag.group & 0xFF00 == 0x6000 and e.tag.element == 0x0102 and e.value for e in dataset):
-            raise KitError(_OVERLAY)
+            raise KitError(_HIDDEN)
         frames = _frames(dataset, layout)
         if layout.kind == "RLE":
             stripped = [(frame, []) for frame in _checked(frames, layout)[0]]

@@ -10,6 +10,7 @@ remove more than the table asks for).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +35,7 @@ ALSO_REMOVED = {0x0018A001: "names the devices and places that the film went thr
 
 _CODE_MEANING = Tag(0x00080104)
 _TEXT = {"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"}
+_NUMBER = re.compile(r" *([+-]?[0-9]*\.?[0-9]*([eE][+-]?[0-9]+)?)?[ \0]*")
 _TIME = {"AS", "DA", "DT", "TM"}
 _BINARY = {"OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW", "US or OW", "US or SS or OW"}
 
@@ -191,9 +193,16 @@ def _not_kept(tag, element, nested: bool) -> str:
         return "a picture beside the picture"
     if element.VR in _BINARY and tag not in KEPT_BINARY:
         return "binary data that no reader needs"
+    if element.VR in ("DS", "IS") and not all(is_number(str(value)) for value in values_of(element)):
+        return "not a number"
     if tag in CODE_TAGS and not nested:
         return "a code outside a sequence"
     return ""
+
+
+def is_number(text: str) -> bool:
+    """Whether a DS or IS value is what it should be; a damaged length can make one swallow the texts behind it."""
+    return bool(_NUMBER.fullmatch(text))
 
 
 def values_of(element) -> list:

@@ -12,11 +12,13 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID
 from .codes import standard_meaning
 from .dates import dates_in
 from .identity import Identity
-from .profile import METHOD, Change, is_standard_uid, values_of
+from .profile import METHOD, Change, is_number, is_standard_uid, values_of
 from .terms import is_defined_term
 
-BINARY = {"OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW", "US or OW", "US or SS or OW"}  # searched as bytes alone
-_BINARY_NUMBERS = {"AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV", "US or SS"}  # sizes and counts, not texts
+BINARY = {  # sizes, counts, pixels: no texts, searched as bytes alone
+    "AT", "FD", "FL", "OB", "OD", "OF", "OL", "OV", "OW", "SL", "SS", "SV", "UL", "UN", "US", "UV",
+    "OB or OW", "US or OW", "US or SS", "US or SS or OW",
+}  # fmt: skip
 _NEEDED = {0x00080005, 0x00080060, 0x00100010, 0x00100020, 0x00280004}  # without them the film can't be read or told apart
 _MEASURES = {  # numbers in text that the picture needs: one that equals a patient number is a coincidence
     tag_for_keyword(keyword)
@@ -82,7 +84,7 @@ def leaks_in(dataset, identity: Identity) -> list[Leak]:
 
     By value representation:
 
-    1. Binary numbers are sizes; nothing else has room there.
+    1. Binary numbers aren't texts; `find_leaks` searches their bytes.
     2. A UID is the standard's, or under 2.25 and none of the original's.
     3. A defined term of the standard is that term, and a code of its context groups that code, whoever has the name.
     4. A number in text (DS, IS) counts from six digits, four for series, acquisition and instance; never one that the
@@ -99,14 +101,14 @@ def leaks_in(dataset, identity: Identity) -> list[Leak]:
 
 
 def _texts(element) -> list:
-    return [] if element.VR in BINARY | _BINARY_NUMBERS | {"SQ"} else values_of(element)
+    return [] if element.VR in BINARY or element.VR == "SQ" else values_of(element)
 
 
 def _identifies(value: str, where: str, element, item, search: Search, identity: Identity) -> bool:
     tag = element.tag
     if element.VR == "UI":
         return bool(value) and not _is_own_uid(value, identity)
-    if element.VR in ("DS", "IS"):
+    if element.VR in ("DS", "IS") and is_number(value):
         return tag not in _MEASURES and search.hits_number(value, _COUNTERS.get(tag, _LONG_NUMBER))
     if element.VR == "CS" and is_defined_term(tag, value):
         return False
@@ -132,7 +134,6 @@ class Search:
         self._words = re.compile("|".join(rf"(?<![^\W_]){re.escape(n)}(?![^\W_])" for n in words)) if words else None
         self._digits = {n for n in words if n.isdigit()} | identity.numbers
         self._dates, self._numbers = identity.dates, identity.numbers
-        self._strong = identity.strong
 
     def hits(self, text: str) -> bool:
         """Whether a text holds one of the strings.
@@ -152,9 +153,9 @@ class Search:
 
     def hits_number(self, text: str, shortest: int = _LONG_NUMBER) -> bool:
         """Whether a number in text (VR DS, IS) of so many digits is one of the numbers or dates."""
-        text = text.strip().lstrip("+")
+        text = re.sub(r"\.0*$", "", text.strip(" \0").lstrip("+"))
         if not text.isdigit() or len(text) < shortest:
-            return len(text) >= shortest and text.lower() in self._strong
+            return False
         return text in self._digits or text.lstrip("0") in self._numbers or not self._dates.isdisjoint(dates_in(text))
 
 

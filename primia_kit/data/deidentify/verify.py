@@ -21,8 +21,7 @@ def find_leaks(content: bytes, name: str, identity: Identity) -> list[Leak]:
     1. Its new path: a pseudonym, or free of every string.
     2. If it is DICOM, every element at every depth, file meta information included (`leaks_in`).
     3. Every byte: names as the original had them stored, and strings outside ASCII.
-    4. Every byte that isn't the value of an element judged in 2 (the preamble, pixels, tables, what lies between and
-       behind): strings of 6 characters or more anywhere, of 4 or more outside the pixel data, in UTF-8, Latin-1 and
+    4. Every byte that isn't in a text judged in 2 (the preamble, pixels, binary numbers, what lies between and behind): strings of 6 characters or more anywhere, of 4 or more outside the pixel data, in UTF-8, Latin-1 and
        UTF-16 and without regard to case; numbers only where no digit stands beside them.
 
     Raises: KitError if a DICOM file can't be read again.
