@@ -510,7 +510,7 @@ def test_the_method_is_recorded_whatever_the_identity(where, tags, plain, tmp_pa
                 "20150102101112",
                 "2-jan-15",
                 "2015-Jan-02",
-            )  # fmt: skip
+            )
         ),
     ],
 )
@@ -690,23 +690,24 @@ def test_hundreds_of_thousands_of_items_are_refused_while_they_are_read(length, 
         read_dataset(data[:at] + b"\x08\0\x19\0SQ\0\0" + (400 * len(item)).to_bytes(4, "little") + item * 400 + data[at:])
 
 
-def test_places_of_values_are_where_they_are_in_the_file(plain):
+@pytest.mark.parametrize("syntax", [f"1.2.840.10008.1.2{tail}" for tail in ("", ".1", ".2", ".1.99")])
+@pytest.mark.parametrize("undefined", [False, True])
+def test_places_of_values_are_where_they_are_in_the_file(syntax, undefined, plain):
     ds = planted_film(plain)
-    for syntax in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"):
-        ds.file_meta.TransferSyntaxUID = syntax
-        for undefined in (False, True):
-            for element in ds.iterall():
-                if element.VR == "SQ":
-                    element.is_undefined_length = undefined
-            stream = io.BytesIO()
-            changed = deepcopy(ds)
-            if syntax == "1.2.840.10008.1.2.2":
-                changed.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
-            changed.save_as(stream, enforce_file_format=True)
-            found = read_with_places(stream.getvalue())
-            names = [found.content[a:b] for a, b, vr, tag in found.places if tag in (0x00100010, 0x0040A123)]
-            assert names and all(name.strip() == b"Quillfeather^Thaddeus" for name in names) and len(names) == 3
-            assert all(a < b or a == b for a, b, _, _ in found.places)
+    for tag in list(ds.keys()):
+        if tag.is_private or tag.group >= 0x5000:
+            del ds[tag]  # of binary values the byte order is the caller's affair
+    ds.file_meta.TransferSyntaxUID = syntax
+    for element in ds.iterall():
+        if element.VR == "SQ":
+            element.is_undefined_length = undefined
+    ds.add_new(0x7FE00010, "OW", b"1234")
+    stream = io.BytesIO()
+    how = {"implicit_vr": syntax == "1.2.840.10008.1.2", "little_endian": not syntax.endswith(".2.2")}
+    pydicom.dcmwrite(stream, ds, **how, force_encoding=True, enforce_file_format=True)
+    found = read_with_places(stream.getvalue())
+    names = [found.content[start:end].strip() for start, end, _, tag in found.places if tag in (0x00100010, 0x0040A123)]
+    assert names == [b"Quillfeather^Thaddeus"] * 3
 
 
 def test_a_file_without_preamble_is_deidentified_like_the_others(plain, tmp_path):

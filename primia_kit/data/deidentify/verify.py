@@ -21,8 +21,9 @@ def find_leaks(content: bytes, name: str, identity: Identity) -> list[Leak]:
     1. Its new path: a pseudonym, or free of every string.
     2. If it is DICOM, every element at every depth, file meta information included (`leaks_in`).
     3. Every byte: names as the original had them stored, and strings outside ASCII.
-    4. Every byte that isn't in a text judged in 2 (the preamble, pixels, binary numbers, what lies between and behind): strings of 6 characters or more anywhere, of 4 or more outside the pixel data, in UTF-8, Latin-1 and
-       UTF-16 and without regard to case; numbers only where no digit stands beside them.
+    4. Every byte that isn't in a text judged in 2 (the preamble, pixels, binary numbers, what lies between and behind):
+       strings of 6 characters or more anywhere, of 4 or more outside the pixel data, in UTF-8, Latin-1 and UTF-16 and
+       without regard to case; numbers only where no digit stands beside them.
 
     Raises: KitError if a DICOM file can't be read again.
     """
@@ -55,7 +56,7 @@ def find_leaks(content: bytes, name: str, identity: Identity) -> list[Leak]:
 
 
 def _without(found: Reading, pixels: bool) -> bytes:
-    """A file's bytes without the values that are judged as elements; a zero byte stands for each."""
+    """A file's bytes without the texts that are judged as elements, and without pixels at wish; a zero byte stands for each."""
     kept, at = [], 0
     for start, end, vr, tag in sorted(found.places):
         if (vr not in BINARY or (tag == _PIXEL_DATA and not pixels)) and start >= at:
@@ -69,12 +70,12 @@ def _in_bytes(data: bytes, needles: set[str], shortest: int) -> bool:
         if len(needle) < shortest:
             continue
         for form in {needle.encode(code, "replace") for code in ("utf-8", "latin-1", "utf-16-le", "utf-16-be")}:
-            if form.strip(b"?\0") and _stands_in(form, data, needle, shortest):
+            if form.strip(b"?\0") and _stands_in(form, data, needle):
                 return True
     return False
 
 
-def _stands_in(form: bytes, data: bytes, needle: str, shortest: int) -> bool:
+def _stands_in(form: bytes, data: bytes, needle: str) -> bool:
     bounded = needle.isdigit() or len(needle) < _IN_ANY_BYTES
     at = data.find(form)
     while at >= 0:
