@@ -441,7 +441,7 @@ def test_an_identifier_that_looks_like_a_number_or_term_refuses_and_removes_noth
 @pytest.mark.parametrize("vr", ["LO", "SH", "DS"])
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
 def test_private_numbers_are_not_searched_for(vr, syntax, plain, tmp_path):
-    ds = with_private(plain, vr, ["0.143000", "70.5"], PixelSpacing=["0.143000", "0.143000"], KVP="70.5")
+    ds = with_private(plain, vr, ["0.143000", "0.143000"], PixelSpacing=["0.143000", "0.143000"], KVP="70.5")
     ds.file_meta.TransferSyntaxUID = syntax
     new = copy_of(ds, tmp_path)
     assert new.PixelSpacing == ds.PixelSpacing and new.KVP == ds.KVP
@@ -704,7 +704,7 @@ def test_places_of_values_are_where_they_are_in_the_file(syntax, undefined, plai
     ds.add_new(0x7FE00010, "OW", b"1234")
     stream = io.BytesIO()
     how = {"implicit_vr": syntax == "1.2.840.10008.1.2", "little_endian": not syntax.endswith(".2.2")}
-    pydicom.dcmwrite(stream, ds, **how, force_encoding=True, enforce_file_format=True)
+    pydicom.dcmwrite(stream, ds, **how, force_encoding=True)
     found = read_with_places(stream.getvalue())
     names = [found.content[start:end].strip() for start, end, _, tag in found.places if tag in (0x00100010, 0x0040A123)]
     assert names == [b"Quillfeather^Thaddeus"] * 3

@@ -1,7 +1,8 @@
 """Defined terms of the standard for coded strings (VR CS): what stays in one must be one of them.
 
 A coded string has room for sixteen letters, and people write names there. The terms are those that PS3.3 gives
-for radiographs, body parts those of PS3.16 annex L, with a few words for views and sides that devices write. A name that is such a term ("Head") tells nothing where the term is meant.
+for radiographs, body parts those of PS3.16 annex L, with a few words for views and sides that devices write. A
+name that is such a term ("Head") tells nothing where the term is meant.
 """
 
 from __future__ import annotations
