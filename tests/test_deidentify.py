@@ -37,7 +37,7 @@ from primia_kit.data.deidentify.dates import dates_in
 from primia_kit.data.deidentify.identity import Identity, identity_of
 from primia_kit.data.deidentify.jpeg import strip_jpeg, strip_jpeg2000
 from primia_kit.data.deidentify.reading import read_dataset, read_with_places
-from primia_kit.data.deidentify.search import Search
+from primia_kit.data.deidentify.search import Search, leaks_in
 from primia_kit.data.deidentify.terms import is_defined_term
 from primia_kit.data.dicom import guards
 from primia_kit.errors import KitError
@@ -688,6 +688,29 @@ def test_hundreds_of_thousands_of_items_are_refused_while_they_are_read(length, 
     item = b"\xfe\xff\0\xe0" + len(nested).to_bytes(4, "little") + nested
     with pytest.raises(KitError, match="more than 50,000 reads"):
         read_dataset(data[:at] + b"\x08\0\x19\0SQ\0\0" + (400 * len(item)).to_bytes(4, "little") + item * 400 + data[at:])
+
+
+@pytest.mark.parametrize("vr, value", [("DS", b"1\\" * 30_000), ("LO", b"a\\" * 30_000), ("US", b"\1\0" * 30_000)])
+def test_millions_of_values_and_thousands_of_names_are_refused(vr, value, plain, tmp_path):
+    data = save(plain, tmp_path / "x").read_bytes()
+    at = data.index(b"\x08\0\x20\0DA")
+    elements = b"".join(
+        b"\x09\0" + n.to_bytes(2, "little") + vr.encode() + len(value).to_bytes(2, "little") + value
+        for n in range(0x1001, 0x1029)
+    )
+    with pytest.raises(KitError, match="more numbers and texts"):
+        read_dataset(data[:at] + elements + data[at:])
+    ds = with_tags(plain, OtherPatientNames=[f"Name{n}^Other" for n in range(3000)])
+    save(ds, tmp_path / "in" / "x")
+    assert "more than 2,000 texts" in deidentify(tmp_path / "in").refused[0].reason
+
+
+def test_the_verify_pass_sees_free_text_beside_a_code(plain):
+    item = code("R-10206", "SRT", "seen by Quillfeather")[0]
+    item.InstitutionName = "Quillfeather House"
+    ds = with_tags(plain, ViewCodeSequence=Sequence([item]))
+    found = {leak.keyword for leak in leaks_in(ds, Identity(strong={"quillfeather"}))}
+    assert {"CodeMeaning", "InstitutionName"} <= found
 
 
 @pytest.mark.parametrize("syntax", [f"1.2.840.10008.1.2{tail}" for tail in ("", ".1", ".2", ".1.99")])

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
+from ...errors import KitError
 from .dates import Date
 from .profile import is_standard_uid, table, values_of
 
@@ -22,6 +23,8 @@ _NAMES_PLACES = {  # texts taken apart: each part identifies
 }  # fmt: skip
 _IN_NAMES = r"[-'’`´‐‑–]+"
 _SHORTEST_NUMBER = 5
+_LONGEST = 256  # characters of a text: whoever copies it, copies its beginning
+_MOST_STRINGS = 2000  # each is looked for in megabytes
 _NO_DATE = "00010101"  # what de-identifiers write
 _DUMMIES = {"anonymized", "removed", "none", "unknown", "000000", "00000000"}
 
@@ -62,6 +65,8 @@ def identity_of(
         path: its place relative to the folder that was given; its parts count, except label and split folders.
         labels: folder names that are labels, in lower case.
         texts: what else was written beside the pixels.
+
+    Raises: KitError if there is more than can be searched for.
     """
     found = Identity()
     if dataset is not None:
@@ -80,6 +85,8 @@ def identity_of(
             continue
         for word in {part, *re.split(r"[\W_]+", part)}:
             _add_weak(word, found)
+    if len(found.strong) + len(found.weak) > _MOST_STRINGS:
+        raise KitError(f"it holds more than {_MOST_STRINGS:,} texts that may identify; no film's header does")
     found.strong -= _DUMMIES
     found.weak -= _DUMMIES | found.strong | _COMMON | labels
     return found
@@ -120,7 +127,7 @@ def _add_name(value, found: Identity) -> None:
     stored = getattr(value, "original_string", b"") or b""
     if isinstance(stored, bytes):
         found.stored.update(part for part in re.split(rb"[\^= ]+", stored) if any(b > 127 for b in part) and len(part) >= 4)
-    text = str(value)
+    text = str(value)[: 4 * _LONGEST]
     found.strong.add(text.lower())
     for part in re.split(r"[\^=\s,.]+", text):
         _add_part(part, found, shortest=2)
@@ -130,7 +137,7 @@ def _add_name(value, found: Identity) -> None:
 
 
 def _add_text(value: str, found: Identity, apart: bool) -> None:
-    value = value.strip()
+    value = value.strip()[: 4 * _LONGEST]
     if len(value) < 2:
         return
     found.strong.add(value.lower())
@@ -170,7 +177,7 @@ def _add_time(value: str, vr: str, found: Identity) -> None:
 
 
 def _add_weak(value: str, found: Identity) -> None:
-    value = value.strip().lower()
+    value = value.strip().lower()[:_LONGEST]
     if len(value) >= (6 if value.isdigit() else 4) and (value.isdigit() or not _is_number(value)):
         found.weak.add(value)
 

@@ -202,7 +202,7 @@ def _not_kept(tag, element, nested: bool) -> str:
 
 def is_number(text: str) -> bool:
     """Whether a DS or IS value is what it should be; a damaged length can make one swallow the texts behind it."""
-    return bool(_NUMBER.fullmatch(text))
+    return len(text) <= 64 and bool(_NUMBER.fullmatch(text))
 
 
 def values_of(element) -> list:

@@ -9,6 +9,9 @@ from ...errors import KitError
 from ..dicom.guards import CountedStream, dataset_offset, inflate
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_WIDTHS = {"US": 2, "SS": 2, "AT": 4, "FL": 4, "SL": 4, "UL": 4, "FD": 8, "SV": 8, "UV": 8}  # bytes of a number
+_ONE_VALUE = {"OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW", "US or OW", "US or SS or OW"}
+_MOST_VALUES = 2**20  # of which pydicom makes an object each; a text counts as eight
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
 
@@ -23,6 +26,14 @@ class Reading:
     dataset: object
     content: bytes
     places: list[tuple[int, int, str, int]] = field(default_factory=list)
+    cost: int = 0  # of the values so far, see `note`
+
+    def note(self, start: int, value: bytes, vr: str, tag: int) -> None:
+        """Remember a value's place. Raises: KitError if there are more single numbers and texts than in any film."""
+        self.places.append((start, start + len(value), vr, tag))
+        self.cost += len(value) // _WIDTHS[vr] if vr in _WIDTHS else 0 if vr in _ONE_VALUE else 8 * (1 + value.count(b"\\"))
+        if self.cost > _MOST_VALUES:
+            raise KitError("its header has more numbers and texts than any film's")
 
 
 class _Nested(CountedStream):
@@ -85,7 +96,7 @@ def _parse(content: bytes, start: int) -> Reading:
     stream.seek(start)
     meta = filereader.read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     found = Reading(None, content)
-    _expand(meta, 0, stream, found.places)
+    _expand(meta, 0, stream, found)
     meta = FileMetaDataset(meta)
     if meta.get("MediaStorageSOPClassUID") == _DICOMDIR:
         raise KitError("it is a DICOMDIR, a list of other files")
@@ -98,13 +109,13 @@ def _parse(content: bytes, start: int) -> Reading:
         stream = CountedStream(found.content)
         stream.seek(at)
     dataset = filereader.read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian)
-    _expand(dataset, 0, stream, found.places)
+    _expand(dataset, 0, stream, found)
     dataset.file_meta, dataset.preamble = meta, content[: max(start - 4, 0)]
     found.dataset = dataset
     return found
 
 
-def _expand(item, base: int, stream: CountedStream, places: list) -> None:
+def _expand(item, base: int, stream: CountedStream, found: Reading) -> None:
     """Parse sequences that pydicom would parse later, out of the count's reach, and note where values lie.
 
     base: what to add to a place in `stream` for the place in the file.
@@ -117,13 +128,13 @@ def _expand(item, base: int, stream: CountedStream, places: list) -> None:
         element = item.get_item(tag)
         if not isinstance(element, RawDataElement):
             for part in element.value or () if element.VR == "SQ" else ():
-                _expand(part, base, stream, places)
+                _expand(part, base, stream, found)
             continue
         told: dict[str, str] = {}
         raw_element_vr(element, told, ds=item)
         start, value = base + element.value_tell, element.value or b""
         if told["VR"] != "SQ":
-            places.append((start, start + len(value), told["VR"], int(tag)))
+            found.note(start, value, told["VR"], int(tag))
             continue
         nested = _Nested(value, stream)
         implicit = element.is_implicit_VR or element.VR == "UN"  # PS3.5 6.2.2
@@ -137,4 +148,4 @@ def _expand(item, base: int, stream: CountedStream, places: list) -> None:
             continue
         item[tag] = DataElement(tag, "SQ", parts)
         for part in parts:
-            _expand(part, start, nested, places)
+            _expand(part, start, nested, found)

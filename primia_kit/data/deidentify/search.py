@@ -29,6 +29,7 @@ _MEASURES = {  # numbers in text that the picture needs: one that equals a patie
 }  # fmt: skip
 _COUNTERS = {tag_for_keyword(f"{what}Number"): 4 for what in ("Series", "Acquisition", "Instance")}  # type 2 or 3
 _LONG_NUMBER = 6
+_CODE_VALUE, _CODE_SCHEME, _CODE_MEANING = 0x00080100, 0x00080102, 0x00080104
 _OWN_TEXTS = {  # what the kit writes itself, at the top level of a data set or in its file meta information
     0x00120063: frozenset(METHOD),
     0x00020013: re.compile(r"PYDICOM [\d.]+"),
@@ -112,12 +113,19 @@ def _identifies(value: str, where: str, element, item, search: Search, identity:
         return tag not in _MEASURES and search.hits_number(value, _COUNTERS.get(tag, _LONG_NUMBER))
     if element.VR == "CS" and is_defined_term(tag, value):
         return False
-    if value in _DUMMIES or ("[" in where and tag.group == 0x0008 and standard_meaning(item)):
+    if value in _DUMMIES or _is_standard_code(value, tag, item):
         return False
     own = _OWN_TEXTS.get(tag) if "[" not in where else None
     if own and (value in own if isinstance(own, frozenset) else own.fullmatch(value) and value.lower() not in identity.strong):
         return False
     return search.hits(value)
+
+
+def _is_standard_code(value: str, tag: int, item) -> bool:
+    if tag not in (_CODE_VALUE, _CODE_SCHEME, _CODE_MEANING):
+        return False
+    meaning = standard_meaning(item)
+    return bool(meaning) and (tag != _CODE_MEANING or value == meaning)
 
 
 def _is_own_uid(uid: str, identity: Identity) -> bool:
@@ -152,11 +160,11 @@ class Search:
         return bool(self._dates) and not self._dates.isdisjoint(dates_in(text))
 
     def hits_number(self, text: str, shortest: int = _LONG_NUMBER) -> bool:
-        """Whether a number in text (VR DS, IS) of so many digits is one of the numbers or dates."""
-        text = re.sub(r"\.0*$", "", text.strip(" \0").lstrip("+"))
-        if not text.isdigit() or len(text) < shortest:
-            return False
-        return text in self._digits or text.lstrip("0") in self._numbers or not self._dates.isdisjoint(dates_in(text))
+        """Whether digits of a number in text (VR DS, IS), so many in a row, are one of the numbers or dates."""
+        rows = [row for row in re.findall(r"[0-9]+", text) if len(row) >= shortest]
+        return any(
+            row in self._digits or row.lstrip("0") in self._numbers or not self._dates.isdisjoint(dates_in(row)) for row in rows
+        )
 
 
 def is_pseudonym_path(name: str, identity: Identity) -> bool:
