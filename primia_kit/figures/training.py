@@ -1,0 +1,34 @@
+"""Pictures of training: the loss, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from ..federation import TrainingRun
+from .style import MARKERS, PALETTE, new_figure, without_frame
+
+
+def learning_curves(runs: Mapping[str, TrainingRun]) -> Figure:
+    """Training loss round by round; one line a site and run."""
+    figure = new_figure(6.5, 3.2)
+    axis = figure.subplots()
+    line = 0
+    for name, run in runs.items():
+        for site in run.rounds[0].losses:
+            label = name if len(run.rounds[0].losses) == 1 else f"{name}, {site}"
+            losses = [r.losses[site] for r in run.rounds]
+            axis.plot(
+                [r.number for r in run.rounds],
+                losses,
+                color=PALETTE[line % len(PALETTE)],
+                marker=MARKERS[line % len(MARKERS)],
+                ms=4,
+                label=label,
+            )
+            line += 1
+    axis.set(xlabel="round", ylabel="training loss (nats)", ylim=(0, None))
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return without_frame(figure)
