@@ -10,7 +10,8 @@ import torch
 
 from ..data import pool_films
 from ..errors import KitError
-from ..evaluation import METRICS, Scores, score
+from ..evaluation import HEADLINE as METRICS
+from ..evaluation import Scores, score
 from ..models import TrainedModel
 from .local import predict
 from .site import Site
