@@ -29,7 +29,6 @@ import numpy as np
 
 from ..errors import KitError, nearest
 from ..seeds import numpy_generator
-from .metrics import Metric
 from .predictions import Predictions, check_same_films
 from .scores import HEADLINE, metric_named
 
@@ -122,28 +121,23 @@ class PatientBootstrap:
         chunks = (counts[i : i + step].astype(np.float64) for i in range(0, self.resamples, step))
         return np.concatenate([statistic(chunk) for chunk in chunks])
 
+    def value(self, models: Models, metric: str = "mcc", on: str = ALL) -> float:
+        """The metric on the films as they are (arguments and errors: see `distribution`)."""
+        return float(self._statistic(models, metric, on)(np.ones((1, len(self.films))))[0])
+
     def distribution(self, models: Models, metric: str = "mcc", on: str = ALL) -> tuple[float, np.ndarray]:
-        """The metric on the films as they are, and float64 [resamples] on the resamples.
+        """The metric (see `metric_named`) on the films as they are, and float64 [resamples] on the resamples.
 
         Raises: KitError for predictions for other films, an unknown metric, or a site without films.
         """
-        models = (models,) if isinstance(models, Predictions) else tuple(models)
-        for model in models:
-            check_same_films(self.films, model)
-        measure = metric_named(metric, self.films.classes)
-        sites = self._defined_sites(measure, on)
-
-        def mean_over_models(weights: np.ndarray) -> np.ndarray:
-            return np.mean([_on(model, measure, weights, sites) for model in models], axis=0)
-
-        value = float(mean_over_models(np.ones((1, len(self.films))))[0])
-        if math.isnan(value) or not self._varies(sites):
+        value = self.value(models, metric, on)
+        if math.isnan(value) or not self._varies(metric, on):
             return value, np.full(self.resamples, np.nan)
-        return value, self.replicate(mean_over_models, on)
+        return value, self.replicate(self._statistic(models, metric, on), on)
 
     def interval(self, models: Models, metric: str = "mcc", on: str = ALL) -> Interval:
         """A metric (see `metric_named`) with its 95% interval."""
-        return summarise(*self.distribution(models, metric, on), reflected=metric in REFLECTED)
+        return summarise(*self.distribution(models, metric, on), metric)
 
     def difference(self, models: Models, others: Models, metric: str = "mcc", on: str = ALL) -> Difference:
         """models' metric less others', paired: both answer the same resamples."""
@@ -153,22 +147,34 @@ class PatientBootstrap:
         """The patients of each site."""
         return [np.unique(self._patient[self.films.sites == site]) for site in self.films.site_names]
 
-    def _defined_sites(self, measure: Metric, on: str) -> list[str] | None:
-        """The sites over which a mean is taken; None for all films together."""
+    def _statistic(self, models: Models, metric: str, on: str) -> Callable[[np.ndarray], np.ndarray]:
+        """weights float64 [b, n] -> [b], the mean over the models and, unless on all films together, over sites."""
+        models = (models,) if isinstance(models, Predictions) else tuple(models)
+        for model in models:
+            check_same_films(self.films, model)
+        measure = metric_named(metric, self.films.classes)
         if on == ALL:
-            return None
-        if on != OWN and on not in self.films.site_names:
-            known = (ALL, OWN, *self.films.site_names)
-            raise KitError(f"There are no films of {on!r}{nearest(on, known)}; choose one of {', '.join(known)}.")
-        if on != OWN:
-            return [on]
-        once = {site: np.ones((1, int((self.films.sites == site).sum()))) for site in self.films.site_names}
-        return [site for site in once if not np.isnan(measure(self.films.at(site), once[site])[0])]
+            return lambda weights: np.mean([measure(model, weights) for model in models], axis=0)
+        masks = [self.films.sites == site for site in self._sites(metric, on)]
+        parts = [(model[mask], mask) for model in models for mask in masks]
+        if not parts:
+            return lambda weights: np.full(len(weights), np.nan)
+        return lambda weights: np.mean([measure(part, weights[:, mask]) for part, mask in parts], axis=0)
 
-    def _varies(self, sites: list[str] | None) -> bool:
+    def _sites(self, metric: str, on: str) -> list[str]:
+        """The sites over which a mean is taken: those where the metric is defined, which labels alone decide."""
+        names = self.films.site_names
+        if on in names:
+            return [on]
+        if on != OWN:
+            known = (ALL, OWN, *names)
+            raise KitError(f"There are no films of {on!r}{nearest(on, known)}; choose one of {', '.join(known)}.")
+        return [site for site in names if not math.isnan(self.value(self.films, metric, site))]
+
+    def _varies(self, metric: str, on: str) -> bool:
         """Whether every draw has two patients at least to choose from."""
-        parts = [self._patient] if sites is None else [self._patient[self.films.sites == site] for site in sites]
-        return all(len(np.unique(part)) > 1 for part in parts)
+        masks = [slice(None)] if on == ALL else [self.films.sites == site for site in self._sites(metric, on)]
+        return all(len(np.unique(self._patient[mask])) > 1 for mask in masks)
 
 
 def intervals(
@@ -191,25 +197,32 @@ def difference(
     return PatientBootstrap(_first(models), resamples=resamples, seed=seed).difference(models, others, metric, on)
 
 
-def summarise(value: float, replicates: np.ndarray, *, reflected: bool = False) -> Interval:
-    """The interval of a distribution; bounds of a reflected one stay above 0."""
-    defined = replicates[~np.isnan(replicates)]
-    low, high = np.quantile(defined, [0.025, 0.975]).tolist() if len(defined) else (math.nan, math.nan)
-    if reflected:
-        low, high = max(0.0, 2 * value - high), 2 * value - low
-    return Interval(value, low, high, len(replicates), len(replicates) - len(defined))
+def summarise(value: float, replicates: np.ndarray, metric: str) -> Interval:
+    """The interval of a metric's distribution."""
+    low, high = _bounds(value, replicates, metric)
+    if metric in REFLECTED:
+        low, high = max(0.0, low), min(1.0, high)  # keeps NaN
+    return Interval(value, low, high, len(replicates), int(np.isnan(replicates).sum()))
 
 
 def difference_of(first: tuple[float, np.ndarray], second: tuple[float, np.ndarray], metric: str) -> Difference:
     """The difference of two distributions over the same resamples."""
     value, replicates = first[0] - second[0], first[1] - second[1]
+    low, high = _bounds(value, replicates, metric)
     if metric in REFLECTED:
         replicates = 2 * value - replicates
-    plain = summarise(value, replicates)
-    n = plain.resamples - plain.undefined
-    beyond = min((replicates <= 0).sum(), (replicates >= 0).sum())
-    p = min(1.0, 2 * (1 + int(beyond)) / (1 + n)) if n else math.nan
-    return Difference(plain.value, plain.low, plain.high, plain.resamples, plain.undefined, p)
+    undefined = int(np.isnan(replicates).sum())
+    beyond = min(int((replicates <= 0).sum()), int((replicates >= 0).sum()))
+    p = min(1.0, 2 * (1 + beyond) / (1 + len(replicates) - undefined)) if undefined < len(replicates) else math.nan
+    return Difference(value, low, high, len(replicates), undefined, p)
+
+
+def _bounds(value: float, replicates: np.ndarray, metric: str) -> tuple[float, float]:
+    defined = replicates[~np.isnan(replicates)]
+    if not len(defined):
+        return math.nan, math.nan
+    low, high = np.quantile(defined, [0.025, 0.975]).tolist()
+    return (2 * value - high, 2 * value - low) if metric in REFLECTED else (low, high)
 
 
 def mcnemar(first: Predictions, second: Predictions) -> float:
@@ -233,14 +246,6 @@ def mcnemar(first: Predictions, second: Predictions) -> float:
         chances = grown
     sums = np.arange(len(chances)) - len(chances) // 2
     return min(1.0, float(chances[np.abs(sums) >= abs(d.sum())].sum()))
-
-
-def _on(model: Predictions, measure: Metric, weights: np.ndarray, sites: list[str] | None) -> np.ndarray:
-    if sites is None:
-        return measure(model, weights)
-    if not sites:
-        return np.full(len(weights), np.nan)
-    return np.mean([measure(model.at(site), weights[:, model.sites == site]) for site in sites], axis=0)
 
 
 def _first(models: Models) -> Predictions:
