@@ -9,6 +9,6 @@ from .scores import HEADLINE, METRICS, Scores, metric_named, score, scores
 
 __all__ = [
     "ALL", "HEADLINE", "METRICS", "OWN", "Difference", "Interval", "PatientBootstrap", "Predictions", "ReliabilityCurve",
-    "Scores", "accuracy_by_bin", "confusion", "difference", "expected_calibration_error", "hits_at", "intervals", "join", "mcnemar", "metric_named",
-    "reliability_curve", "roc_curve", "score", "scores",
+    "Scores", "accuracy_by_bin", "confusion", "difference", "expected_calibration_error", "hits_at", "intervals", "join",
+    "mcnemar", "metric_named", "reliability_curve", "roc_curve", "score", "scores",
 ]  # fmt: skip

@@ -16,7 +16,9 @@ other seeds would give other models.
 Intervals are the percentiles of the resamples (Efron & Tibshirani 1993, ch. 13), except for the expected
 calibration error, which each resample overstates again: there they are reflected at the value (the "basic"
 interval), without which the interval of a calibrated model lies wholly above the truth. All intervals are too
-narrow for few patients: with 30, 95% intervals cover about 92%.
+narrow for few patients, and near the end of a metric's range: with 30 patients those of accuracy and MCC cover
+93% where they say 95, that of an AUC of 0.995 74%. A model that made no error gets an interval of no width,
+though n patients without an error still allow an error rate of 3 / n.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ class Interval:
 class Difference(Interval):
     """One model's metric less another's on the same films.
 
-    p: two-sided, twice the smaller share of resamples on one side of zero; at least 2 / (resamples + 1).
+    p: two-sided, twice the smaller share of resamples on one side of zero (those at zero count on both); at least
+        2 / (resamples + 1).
     """
 
     p: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import KitError, nearest
 from .metrics import ratio
 from .predictions import Predictions
 
@@ -17,7 +18,11 @@ def roc_curve(predictions: Predictions, of: str, weights: np.ndarray | None = No
 
     Returns: false and true positive rates, float64 [resamples, thresholds + 1] from 0 to 1, both rising; a threshold
         for each probability that occurs. NaN where a rate isn't defined.
+
+    Raises: KitError for an unknown class.
     """
+    if of not in predictions.classes:
+        raise KitError(f"There is no class {of!r}{nearest(of, predictions.classes)}; there are {', '.join(predictions.classes)}.")
     c = predictions.classes.index(of)
     weights = np.ones((1, len(predictions))) if weights is None else weights
     order = np.argsort(-predictions.probabilities[:, c], kind="stable")
@@ -34,6 +39,5 @@ def roc_curve(predictions: Predictions, of: str, weights: np.ndarray | None = No
 def hits_at(predictions: Predictions, of: str, false_alarms: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """float64 [resamples, points]: the true positive rate at given false positive rates, between thresholds linear."""
     rates = zip(*roc_curve(predictions, of, weights))
-    return np.stack(
-        [np.interp(false_alarms, fpr, tpr) if fpr[-1] == 1 else np.full(len(false_alarms), np.nan) for fpr, tpr in rates]
-    )
+    nowhere = np.full(len(false_alarms), np.nan)
+    return np.stack([nowhere if np.isnan(fpr[-1]) else np.interp(false_alarms, fpr, tpr) for fpr, tpr in rates])

@@ -19,6 +19,7 @@ from .style import BLUE, GRAY, GREEN, HATCHES, MARKERS, ORANGE, PURPLE, RED, new
 _KNOWN = {"local": (GRAY, "s"), "federated": (BLUE, "o"), "central": (ORANGE, "D")}  # arm -> colour, marker
 _KNOWN |= {"alone": _KNOWN["local"], "pooled (central)": _KNOWN["central"]}
 _OTHERS = (BLUE, GREEN, PURPLE, RED, "#56B4E9", "#8A5E00")
+LOWER_IS_BETTER = ("brier", "ece")
 _LINES = ("-", "--", "-.", ":")
 _HATCH = {"alone": "..", "federated": "", "pooled (central)": "//"}
 
@@ -26,7 +27,7 @@ _HATCH = {"alone": "..", "federated": "", "pooled (central)": "//"}
 def gain_by_site(comparison: Comparison, metric: str = "mcc") -> Figure:
     """For each hospital's own test films: trained alone, federated, pooled (or whatever arms were compared)."""
     table = comparison.by_site(metric).drop(columns="gain by joining", errors="ignore")
-    figure = new_figure(6.5, 3.2)
+    figure = new_figure(max(6.5, 0.35 * table.size), 3.2)
     axis = figure.subplots()
     width = 0.8 / table.shape[1]
     for i, (arm, (colour, _)) in enumerate(_looks(table.columns).items()):
@@ -34,7 +35,7 @@ def gain_by_site(comparison: Comparison, metric: str = "mcc") -> Figure:
         hatch = _HATCH.get(arm, HATCHES[i % len(HATCHES)])
         bars = axis.bar(at, table[arm], width * 0.92, color=colour, hatch=hatch, edgecolor="white", label=arm)
         axis.bar_label(bars, [f"{v:.2f}" if np.isfinite(v) else "none" for v in table[arm]], fontsize=8, padding=1)
-    axis.set_xticks(range(len(table)), [f"Hospital {s}" for s in table.index])
+    axis.set_xticks(range(len(table)), [_hospital(site, 18) for site in table.index])
     axis.axhline(0, color="black", lw=0.8)
     axis.set(ylabel=f"{_spelt(metric)} on its own test films")
     axis.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
@@ -47,20 +48,19 @@ def site_by_strategy(comparison: Comparison, metric: str = "mcc") -> Figure:
     Legible for up to a dozen hospitals and six arms. Where a metric or its interval isn't defined, dot or bar is missing.
     """
     arms = list(comparison.arms)
-    rows = {shortened(f"Hospital {site}" if len(site) <= 3 else site, 22): site for site in comparison.sites}
-    rows |= {"mean of hospitals": OWN, "all films": ALL}
+    rows = [(_hospital(site, 22), site) for site in comparison.sites] + [("mean of hospitals", OWN), ("all films", ALL)]
     step = 0.8 / len(arms)
-    figure = new_figure(6.5, (0.13 + 0.13 * len(arms)) * len(rows) + 1.0)
+    figure = new_figure(6.5, (0.14 + 0.1 * len(arms)) * len(rows) + 1.0)
     axis = figure.subplots()
     for i, (arm, (colour, marker)) in enumerate(_looks(arms).items()):
-        found = [comparison.interval(arm, metric, on) for on in rows.values()]
+        found = [comparison.interval(arm, metric, on) for _, on in rows]
         at = np.arange(len(rows)) + (i - (len(arms) - 1) / 2) * step
         axis.hlines(at, [f.low for f in found], [f.high for f in found], color=colour, lw=1.6)
-        axis.plot([f.value for f in found], at, marker, color=colour, ms=5, mec="white", mew=0.5, label=arm)
+        axis.plot([f.value for f in found], at, marker, color=colour, ms=5.5, mec="white", mew=0.4, label=arm)
     for row in range(0, len(rows), 2):
         axis.axhspan(row - 0.5, row + 0.5, color="#F3F3F3", lw=0, zorder=-2)
     axis.axhline(len(comparison.sites) - 0.5, color="black", lw=0.8)
-    axis.set_yticks(range(len(rows)), rows)
+    axis.set_yticks(range(len(rows)), [name for name, _ in rows])
     axis.tick_params(axis="y", length=0)
     axis.set(xlabel=f"{_spelt(metric)}, 95% interval by patients", ylim=(len(rows) - 0.5, -0.5))
     axis.grid(axis="x", color="#DDDDDD", lw=0.6, zorder=-1)
@@ -76,11 +76,11 @@ def paired_differences(
     Args:
         by_site: a row for each hospital's test films too, above the arm's all films.
     """
-    places = {f"Hospital {s}" if len(s) <= 3 else s: s for s in comparison.sites} if by_site else {}
+    places = [(_hospital(site, 22), site) for site in comparison.sites] if by_site else []
     rows, looks = [], _looks(list(comparison.arms))
     for arm in comparison.arms:
         if arm != baseline:
-            rows += [(arm, where, comparison.difference(arm, baseline, metric, on)) for where, on in places.items()]
+            rows += [(arm, where, comparison.difference(arm, baseline, metric, on)) for where, on in places]
             rows += [(arm, "all films", comparison.difference(arm, baseline, metric, ALL))]
     figure = new_figure(7.2, 0.28 * len(rows) + 1.0)
     axis = figure.subplots()
@@ -97,15 +97,20 @@ def paired_differences(
     axis.tick_params(axis="y", length=0)
     axis.set(xlabel=f"{_spelt(metric)} less that of {baseline}, 95% interval", ylim=(len(rows) - 0.5, -0.5))
     axis.grid(axis="x", color="#DDDDDD", lw=0.6, zorder=-1)
-    axis.set_title(f"worse than {baseline}  ◂ 0 ▸  better", fontsize=9)
+    below, above = ("better", "worse") if metric in LOWER_IS_BETTER else ("worse", "better")
+    for text, side, shift in ((f"◂ {below} ", "right", -2), (f" {above} ▸", "left", 2)):
+        at = {"xycoords": ("data", "axes fraction"), "xytext": (shift, 3), "textcoords": "offset points"}
+        axis.annotate(text, (0, 1), ha=side, va="bottom", fontsize=9, **at)
     return without_frame(figure)
 
 
-def roc_curves(models: Mapping[str, Models], *, resamples: int = 500, bands: bool = True) -> Figure:
+def roc_curves(models: Mapping[str, Models], *, resamples: int = 500, bands: bool | None = None) -> Figure:
     """Hits against false alarms, a panel a class (one against the rest), a line a model.
 
-    Several seeds' models are averaged at equal false alarms. Bands are 95%, point by point, by patients.
+    Several seeds' models are averaged at equal false alarms. Bands are 95%, point by point, by patients; by
+    default they're drawn for up to three models, beyond which they hide each other.
     """
+    bands = len(models) <= 3 if bands is None else bands
     films = _seeds(next(iter(models.values())))[0]
     bootstrap = PatientBootstrap(films, resamples=resamples)
     grid = np.linspace(0, 1, 201)
@@ -165,11 +170,15 @@ def reliability_diagram(models: Mapping[str, Models], *, bins: int = 10, binning
     """Share right against confidence, with intervals, and below it how many films have each confidence; a column a model.
 
     On the line, 80% sure is right in 80 of 100 films; below it the model is too sure of itself. Answers of several
-    seeds' models count together (a patient is drawn with all of them).
+    seeds' models count together (a patient is drawn with all of them). The expected calibration error above each
+    panel is that of ten bins of equal mass, whatever is drawn.
     """
-    figure = new_figure(2.6 * len(models) + 0.7, 3.9)
-    axes = figure.subplots(2, len(models), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
-    for (above, below), (name, (colour, marker)) in zip(axes.T, _looks(list(models)).items()):
+    columns = min(3, len(models))
+    rows = math.ceil(len(models) / columns)
+    figure = new_figure(2.6 * columns + 0.7, 3.9 * rows)
+    grid = figure.subplots(2 * rows, columns, sharex=True, squeeze=False, height_ratios=(3, 1) * rows)
+    panels = [(grid[2 * row, column], grid[2 * row + 1, column]) for row in range(rows) for column in range(columns)]
+    for (above, below), (name, (colour, marker)) in zip(panels, _looks(list(models)).items()):
         seeds = _seeds(models[name])
         films = join(seeds)
         curve = reliability_curve(films, bins=bins, binning=binning)
@@ -178,17 +187,16 @@ def reliability_diagram(models: Mapping[str, Models], *, bins: int = 10, binning
         low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
         above.plot([0, 1], [0, 1], color="black", lw=0.6)
         above.vlines(curve.confidence, low, high, color=colour, lw=1.4)
-        above.plot(curve.confidence, curve.accuracy, marker, color=colour, ms=5, mec="white", mew=0.5)
-        error = (
-            PatientBootstrap(seeds[0], resamples=resamples).interval(seeds, "ece") if (bins, binning) == (10, "mass") else None
-        )
-        above.set_title(name if error is None else f"{name}\nECE {error}", fontsize=10)
+        above.plot(curve.confidence, curve.accuracy, marker, color=colour, ms=5.5, mec="white", mew=0.4, clip_on=False)
+        error = PatientBootstrap(seeds[0], resamples=resamples).interval(seeds, "ece")
         confidence = films.probabilities.max(1)
         below.hist(confidence, bins=np.linspace(0, 1, 21), weights=np.full(len(films), 1 / len(seeds)), color=colour)
-        above.set(xlim=(0, 1), ylim=(-0.02, 1.02))
-        below.set_xlabel("confidence")
-    axes[0, 0].set_ylabel("share right")
-    axes[1, 0].set_ylabel("films")
+        above.set(xlim=(0, 1), ylim=(0, 1.02), title=f"{name}\nECE {error}", ylabel="share right")
+        below.set(xlabel="confidence", ylabel="films")
+        above.label_outer()
+    for above, below in panels[len(models) :]:
+        above.set_visible(False)
+        below.set_visible(False)
     return without_frame(figure)
 
 
@@ -206,6 +214,10 @@ def _looks(arms) -> dict[str, tuple[str, str]]:
         n = sum(other not in _KNOWN for other in looks)
         looks[arm] = _KNOWN.get(arm) or (colours[n % len(colours)], markers[n % len(markers)])
     return looks
+
+
+def _hospital(site: str, letters: int) -> str:
+    return f"Hospital {site}" if len(site) <= 3 else shortened(site, letters)
 
 
 def _spelt(metric: str) -> str:
