@@ -190,8 +190,11 @@ def reliability_diagram(models: Mapping[str, Models], *, bins: int = 10, binning
         above.plot(curve.confidence, curve.accuracy, marker, color=colour, ms=5.5, mec="white", mew=0.4, clip_on=False)
         error = PatientBootstrap(seeds[0], resamples=resamples).interval(seeds, "ece")
         confidence = films.probabilities.max(1)
+        if below is not panels[0][1]:
+            below.sharey(panels[0][1])
         below.hist(confidence, bins=np.linspace(0, 1, 21), weights=np.full(len(films), 1 / len(seeds)), color=colour)
-        above.set(xlim=(0, 1), ylim=(0, 1.02), title=f"{name}\nECE {error}", ylabel="share right")
+        above.set_title(f"{name}\nECE {error}", fontsize=10)
+        above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share right")
         below.set(xlabel="confidence", ylabel="films")
         above.label_outer()
     for above, below in panels[len(models) :]:
