@@ -32,6 +32,7 @@ def bca(films: Predictions, name: str, value: float, replicates: np.ndarray) -> 
     _, patient = np.unique(films.patients, return_inverse=True)
     without_one = (np.arange(patient.max() + 1)[:, None] != patient).astype(float)
     jackknife = metric_named(name, CLASSES)(films, without_one)
+    jackknife = jackknife[~np.isnan(jackknife)]
     away = jackknife.mean() - jackknife
     spread = (away**2).sum()
     acceleration = (away**3).sum() / (6 * spread**1.5) if spread else 0.0
@@ -46,18 +47,23 @@ def coverage(studies: int, patients: int, skill: float, resamples: int = 1000) -
     everybody = study(random, 60_000, skill)
     truth = {name: metric_named(name, CLASSES)(everybody, np.ones((1, len(everybody))))[0] for name in NAMES}
     covered = {name: dict.fromkeys(("percentile", "reflected", "BCa"), 0) for name in NAMES}
+    studied = dict.fromkeys(NAMES, 0)
     for seed in range(studies):
         films = study(random, patients, skill)
         bootstrap = PatientBootstrap(films, resamples=resamples, seed=seed)
         for name in NAMES:
             value, replicates = bootstrap.distribution(films, name)
             replicates = replicates[~np.isnan(replicates)]
+            if not len(replicates):  # a study without a film of the class
+                continue
+            studied[name] += 1
             low, high = np.quantile(replicates, [0.025, 0.975])
             kinds = {"percentile": (low, high), "reflected": (2 * value - high, 2 * value - low)}
             kinds["BCa"] = bca(films, name, value, replicates)
             for kind, bounds in kinds.items():
                 covered[name][kind] += bounds[0] <= truth[name] <= bounds[1]
-    return {name: {"truth": float(truth[name])} | {k: c / studies for k, c in kinds.items()} for name, kinds in covered.items()}
+    shares = {name: {kind: count / studied[name] for kind, count in kinds.items()} for name, kinds in covered.items()}
+    return {name: {"truth": float(truth[name])} | shares[name] for name in NAMES}
 
 
 def seconds(films: Predictions) -> dict[str, float]:
