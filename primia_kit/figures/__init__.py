@@ -17,7 +17,7 @@ from .training import learning_curves
 
 __all__ = [
     "BLUE", "GRAY", "GREEN", "ORANGE", "PALETTE", "PURPLE", "RED",
-    "confusion_matrices", "contact_sheet", "exposures", "film_steps", "gain_by_site", "learning_curves", "linked_films", "overview",
-    "paired_differences", "reliability_diagram", "roc_curves", "side_by_side", "site_by_strategy", "sweep_results", "what_moves",
-    "who_has_what",
+    "confusion_matrices", "contact_sheet", "exposures", "film_steps", "gain_by_site", "learning_curves", "linked_films",
+    "overview", "paired_differences", "reliability_diagram", "roc_curves", "side_by_side", "site_by_strategy", "sweep_results",
+    "what_moves", "who_has_what",
 ]  # fmt: skip
