@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from primia_kit.attacks import link_films
+from primia_kit.attacks import Linkage, link_films, linkage_table, returning_patients
 from primia_kit.data import FilmSet
 from primia_kit.errors import KitError
 
@@ -35,6 +35,19 @@ def test_linkage_of_synthetic_children_beats_chance():
     manifest = synthetic_hospitals(patients=40).select(site="A")
     found = link_films(load_films(manifest, size=32, geometry="pad"))
     assert found.among_five > 2 * 5 * found.chance
+
+
+def test_the_table_says_how_sure_a_rate_is():
+    linkage = Linkage(patients=200, probes=66, first=3 / 66, among_five=8 / 66, chance=1 / 200, pairs=())
+    row = linkage_table({"B": linkage}).loc["B"]
+    assert (row["children"], row["second films"], row["right"]) == (200, 66, 3)
+    z, n, p = 1.959964, 66, 3 / 66  # Wilson's interval, by hand
+    middle, half = (p + z**2 / 2 / n) / (1 + z**2 / n), z * (p * (1 - p) / n + z**2 / 4 / n**2) ** 0.5 / (1 + z**2 / n)
+    assert row["low"] == pytest.approx(middle - half, abs=1e-6) and row["high"] == pytest.approx(middle + half, abs=1e-6)
+
+
+def test_a_table_of_nothing_is_empty():
+    assert linkage_table({}).empty and returning_patients(films(torch.rand(3, 1, 4, 4), "abc")) == 0
 
 
 def test_without_second_films_there_is_nothing_to_link():

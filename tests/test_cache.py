@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from primia_kit.data import Film, Manifest, film_cache, images, load_films, partition, read_folder
+from primia_kit.data import Film, Manifest, film_cache, images, load_films, partition, pool_films, read_folder, warning_lines
 from primia_kit.data.film_cache import FilmCache
 from primia_kit.errors import KitError
 
@@ -36,13 +36,27 @@ def folder(tmp_path):
 @pytest.fixture
 def decoded(monkeypatch):
     """The paths that were decoded."""
-    paths, read = [], images.read_film
-    monkeypatch.setattr(images, "read_film", lambda path: paths.append(path.name) or read(path))
+    paths, square = [], images._square
+    monkeypatch.setattr(images, "_square", lambda path, *form: paths.append(path.name) or square(path, *form))
     return paths
 
 
 def load(manifest, **options):
     return load_films(manifest, **{"size": 16, "geometry": "pad"} | options).images
+
+
+def test_a_film_is_warned_about_from_the_cache_as_well(cache, tmp_path, decoded):
+    """A 12-bit picture in a 16-bit file decodes without an error and is nearly black."""
+    for name, white in (("faint", 4095), ("fine", 65535)):
+        Image.fromarray(np.linspace(0, white, 256).reshape(16, 16).astype(np.uint16)).save(tmp_path / f"{name}.png")
+    manifest = Manifest(tmp_path, tuple(Film(f"{name}.png", name, name) for name in ("faint", "fine")))
+    first = load_films(manifest, size=16, geometry="pad")
+    again = load_films(manifest, size=16, geometry="pad")
+    assert len(decoded) == 2
+    assert first.warnings == again.warnings and list(first.warnings.values()) == [("faint.png",)]
+    assert pool_films([first, again]).warnings == {next(iter(first.warnings)): ("faint.png", "faint.png")}
+    (line,) = warning_lines(again.warnings)
+    assert line.startswith("1 film(s), the first faint.png: The picture is almost black: its brightest pixel has 6% of white")
 
 
 def test_a_second_run_decodes_nothing_and_gets_the_same_bits(cache, folder, decoded):

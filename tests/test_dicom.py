@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.pixels import compress
@@ -87,6 +87,7 @@ def test_luts_follow_their_descriptors(values, data):
     low = lowest(bits, signed)
     out = data.draw(st.sampled_from([8, 10, 12, 16]))
     entries = data.draw(st.lists(st.integers(0, 2**out - 1), min_size=2, max_size=40))
+    assume(out < 16 or not 128 <= max(entries) < 4096)  # taken for a device's mistake, see below
     first = data.draw(st.integers(low, low + 2**bits - 1))
     packed = bytes(entries) + b"\0" * (len(entries) % 2) if out == 8 and data.draw(st.booleans()) else entries
     table = lut(first, out, packed)
@@ -128,13 +129,49 @@ def test_a_window_of_width_one_is_a_threshold():
         ({"VOILUTFunction": "CUBIC"}, r"VOILUTFunction \(0028,1056\) is 'CUBIC'; the standard has LINEAR"),
         ({"WindowWidth": [100, 200]}, r"WindowCenter \(0028,1050\) has 1 values and WindowWidth \(0028,1051\) 2"),
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, r"RescaleSlope \(0028,1053\) is 0"),
-        ({"ModalityLUTSequence": lut(0, 8, [1, 2, 300])}, r"LUTData \(0028,3006\) has the entry 300"),
         ({"ModalityLUTSequence": lut(0, 40, [1, 2])}, r"LUTDescriptor \(0028,3002\) says 40 bits"),
     ],
 )
 def test_an_illegal_window_or_lut_is_a_sentence(change, sentence):
     with pytest.raises(KitError, match=sentence):
         read_dicom(film_bytes(**{"WindowCenter": 100, "WindowWidth": 100, **change}))
+
+
+@pytest.mark.parametrize(("said", "highest"), [(16, 4095), (8, 1023), (10, 4000)])
+def test_a_voi_lut_that_says_the_wrong_number_of_bits_is_read_by_its_entries(said, highest):
+    entries = np.linspace(0, highest, 256).round().astype(int).tolist()
+    shown, report = read_dicom(film_bytes(VOILUTSequence=lut(0, said, entries)))
+    assert shown.max() > 0.97
+    assert report.warnings == (
+        f"LUTDescriptor (0028,3002) says {said} bits, its entries reach {highest}: read as {highest.bit_length()} bits.",
+    )
+
+
+def test_a_modality_luts_output_is_unsigned_whatever_goes_in():
+    table = lut(0, 16, [40000 + 10 * i for i in range(128)])
+    stored = np.arange(128).reshape(8, 16)
+    voi = lut(40000, 8, [0, 255])
+    voi[0].LUTDescriptor = [2, 40000, 8]
+    steps = dicom_steps(film_bytes(stored, 12, True, ModalityLUTSequence=table, VOILUTSequence=voi))
+    assert steps.modality[0, 0] == 40000 and steps.shown[0, 0] == 0 and steps.shown[0, 1] == 1
+
+
+def test_padding_around_the_picture_is_black_and_a_saturated_pixel_inside_stays():
+    stored = np.full((80, 80), 900)
+    stored[:, :10], stored[40, 40] = 0, 0
+    ds = film(stored, 12, False, PhotometricInterpretation="MONOCHROME1", WindowCenter=500, WindowWidth=1000)
+    ds.add_new("PixelPaddingValue", "US", 0)
+    steps = dicom_steps(saved(ds))
+    assert (steps.shown[:, :10] == 0).all() and steps.shown[40, 40] == 1 and 0.09 < steps.shown[0, 20] < 0.11
+    assert steps.report.applied[-1] == "padding around the picture (0 to 0, 12.5% of it) shown black"
+    assert "range" not in "".join(steps.report.applied)
+
+
+@pytest.mark.parametrize(("center", "word"), [(30000, "black"), (-30000, "white")])
+def test_a_picture_without_contrast_is_warned_about(center, word):
+    _, report = read_dicom(film_bytes(WindowCenter=center, WindowWidth=60100))
+    assert report.warnings == () or [word in warning for warning in report.warnings] == [True]
+    assert report.warnings
 
 
 def test_views_are_chosen_by_number_luts_first():

@@ -6,13 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from primia_kit import figures
 from primia_kit.attacks import link_films
 from primia_kit.data import dicom_steps, load_films
-from primia_kit.federation import compare, federate, pool_sites
+from primia_kit.evaluation import Predictions
+from primia_kit.federation import Comparison, compare, federate, pool_sites
+from primia_kit.figures.evaluation import _looks
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,114 @@ def test_gain_by_site(run, sites, small_plan):
     figure = figures.gain_by_site(comparison)
     drawn(figure)
     assert len(figure.axes[0].patches) == 9
+
+
+SIX_ARMS = {"central": 1.8, "local": 0.9, "fedavg": 1.3, "fedprox": 1.4, "fedbn": 1.6, "scaffold": 1.5}
+STUDIES = [(3, {"central": 1.8, "local": 0.9, "federated": 1.4}, 1), (12, SIX_ARMS, 2)]
+
+
+@pytest.fixture(scope="module", params=STUDIES, ids=["3 sites", "12 sites, 6 arms, 2 seeds"])
+def comparison(request):
+    """Made-up answers to 240 films of 120 patients."""
+    count, skills, seeds = request.param
+    random = np.random.default_rng(0)
+    patients, labels = np.arange(240) // 2, random.integers(3, size=240)
+    sites = np.array([f"Hospital number {i} of the town" if i == 1 else f"S{i}" for i in range(count)])
+    arms = {}
+    for arm, skill in skills.items():
+        logits = [random.normal(size=(240, 3)) + skill * np.eye(3)[labels] for _ in range(seeds)]
+        shares = [np.exp(v) / np.exp(v).sum(1, keepdims=True) for v in logits]
+        arms[arm] = tuple(
+            Predictions(labels, p, patients, sites[patients % count], ("normal", "bacterial", "viral")) for p in shares
+        )
+    return Comparison(arms, tuple(sites.tolist()), resamples=200)
+
+
+def no_two_texts_overlap(figure) -> bool:
+    """Tick labels, titles and notes of a drawn figure."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    for axis in figure.axes:
+        texts = [*axis.get_xticklabels(), *axis.get_yticklabels(), *axis.texts, axis.title]
+        boxes = [t.get_window_extent(renderer).shrunk(0.95, 0.8) for t in texts if t.get_text() and t.get_visible()]
+        rotated = any(t.get_rotation() for t in texts)
+        if not rotated and any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]):
+            return False
+    return True
+
+
+def test_site_by_strategy_shows_values_with_intervals(comparison):
+    figure = figures.site_by_strategy(comparison)
+    drawn(figure)
+    (axis,) = figure.axes
+    dots = {line.get_label(): line for line in axis.lines if line.get_label() in comparison.arms}
+    assert list(dots) == list(comparison.arms)
+    places = [*comparison.sites, "own", "all"]
+    for (arm, line), bars in zip(dots.items(), [c for c in axis.collections if hasattr(c, "get_segments")]):
+        assert line.get_xdata() == pytest.approx([comparison.value(arm, "mcc", on) for on in places])
+        bounds = [comparison.interval(arm, "mcc", on) for on in places]
+        assert [segment[:, 0].tolist() for segment in bars.get_segments()] == [[b.low, b.high] for b in bounds]
+    heights = sorted(float(y) for line in dots.values() for y in line.get_ydata())
+    assert np.diff(heights).min() > 0.1  # no dot on another
+    assert no_two_texts_overlap(figure)
+
+
+@pytest.mark.parametrize("by_site", [False, True])
+def test_paired_differences_are_written_out(comparison, by_site):
+    figure = figures.paired_differences(comparison, by_site=by_site)
+    drawn(figure)
+    written = [text.get_text() for text in figure.axes[0].texts]
+    others = [arm for arm in comparison.arms if arm != "central"]
+    assert len(written) == 2 + len(others) * (1 + by_site * len(comparison.sites))
+    assert all(str(comparison.difference(arm, "central")) in written for arm in others)
+    assert no_two_texts_overlap(figure)
+
+
+def test_lower_is_better_for_errors(comparison):
+    for metric, words in (("brier", ["◂ better", "worse ▸"]), ("auc", ["◂ worse", "better ▸"])):
+        figure = figures.paired_differences(comparison, metric=metric)
+        assert [text.get_text().strip() for text in figure.axes[0].texts[-2:]] == words
+
+
+def test_roc_curves_have_a_panel_a_class(comparison):
+    figure = figures.roc_curves(comparison.arms, resamples=50)
+    drawn(figure)
+    assert [axis.get_title() for axis in figure.axes] == ["normal", "bacterial", "viral"]
+    for axis in figure.axes:
+        for line, arm in zip(axis.lines, comparison.arms):
+            fpr, tpr = line.get_data()
+            area = comparison.value(arm, f"auc.{axis.get_title()}")
+            assert np.trapezoid(tpr, fpr) == pytest.approx(area, abs=0.01) and f"{arm} {area:.2f}" == line.get_label()
+        bands = [band.get_paths()[0].vertices[:, 1] for band in axis.collections]
+        assert len(bands) == (len(comparison.arms) if len(comparison.arms) <= 3 else 0)
+        assert all(band.min() >= 0 and band.max() <= 1 for band in bands)
+
+
+def test_confusion_matrices_count_films(comparison):
+    figure = figures.confusion_matrices(comparison.arms)
+    drawn(figure)
+    panels = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in panels] == list(comparison.arms)
+    for axis in panels:
+        cells = [text.get_text().split("\n") for text in axis.texts]
+        assert sum(float(films) for _, films in cells) == pytest.approx(240, abs=0.5)
+        assert all(98 <= sum(int(share[:-1]) for share, _ in cells[i : i + 3]) <= 102 for i in (0, 3, 6))
+
+
+def test_reliability_diagrams_count_films(comparison):
+    figure = figures.reliability_diagram(comparison.arms, resamples=50)
+    drawn(figure)
+    above = [axis for axis in figure.axes if axis.get_title()]
+    assert [axis.get_title().split("\n")[0] for axis in above] == list(comparison.arms)
+    assert f"ECE {comparison.value('central', 'ece'):.2f} [" in above[0].get_title()
+    counts = [sum(bar.get_height() for bar in axis.patches) for axis in figure.axes if axis.patches]
+    assert counts == pytest.approx([240] * len(comparison.arms))
+
+
+def test_every_arm_has_its_own_look():
+    looks = _looks(list(SIX_ARMS))
+    assert len(set(looks.values())) == 6 and len({marker for _, marker in looks.values()}) == 6
 
 
 @pytest.mark.parametrize("varying", [[], ["rounds"], ["weighting"], ["rounds", "weighting"]])

@@ -41,7 +41,7 @@ def test_a_folder_a_label_gets_a_test_split_by_patient(tmp_path):
         ("cat", "train"): 16, ("cat", "test"): 4, ("dog", "train"): 16, ("dog", "test"): 4,
     }  # fmt: skip
     assert read_folder(tmp_path, seed=1).films != manifest.films
-    assert any("each of these films counts as one patient" in note for note in manifest.notes)
+    assert any("each of these files counts as one patient" in note for note in manifest.notes)
 
 
 def test_copies_are_dropped(tmp_path):

@@ -35,6 +35,18 @@ class Linkage:
     pairs: tuple[tuple[int, int, int], ...]
 
 
+def returning_patients(films: FilmSet) -> int:
+    """How many patients have two films or more."""
+    return sum(len(indices) > 1 for indices in _of_patient(films).values())
+
+
+def _of_patient(films: FilmSet) -> dict[str, list[int]]:
+    of_patient: dict[str, list[int]] = {}
+    for index, patient in enumerate(films.patients):
+        of_patient.setdefault(patient, []).append(index)
+    return of_patient
+
+
 def link_films(films: FilmSet) -> Linkage:
     """Look up each patient's second film among the first films of all.
 
@@ -48,9 +60,7 @@ def link_films(films: FilmSet) -> Linkage:
 
     Raises: KitError if no patient has two films.
     """
-    of_patient: dict[str, list[int]] = {}
-    for index, patient in enumerate(films.patients):
-        of_patient.setdefault(patient, []).append(index)
+    of_patient = _of_patient(films)
     gallery = [indices[0] for indices in of_patient.values()]
     probes = [(indices[1], own) for own, indices in enumerate(of_patient.values()) if len(indices) > 1]
     if not probes:
@@ -88,14 +98,20 @@ def _local_contrast(images: torch.Tensor, reach: int) -> torch.Tensor:
 
 
 def linkage_table(linkages: Mapping[str, Linkage]):
-    """A pandas table: site -> children, probes, how often the right child came first or among five, and by guessing."""
+    """A pandas table: site -> children, second films, for how many the right child came first, as a share with its 95%
+    interval (Wilson 1927), the share among the first five, and what guessing would give."""
     import pandas as pd
+    from scipy.stats import binomtest
 
     rows = {
         site: {
-            "children": link.patients, "second films": link.probes, "first": link.first, "among five": link.among_five,
-            "guessing": link.chance,
+            "children": link.patients, "second films": link.probes, "right": right, "share": link.first,
+            "low": bounds.low, "high": bounds.high, "among five": link.among_five, "guessing": link.chance,
         }
         for site, link in linkages.items()
+        for right in [round(link.first * link.probes)]
+        for bounds in [binomtest(right, link.probes).proportion_ci(method="wilson")]
     }  # fmt: skip
-    return pd.DataFrame(rows).T.astype({"children": int, "second films": int}).rename_axis("site")
+    columns = ["children", "second films", "right", "share", "low", "high", "among five", "guessing"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return table.astype(dict.fromkeys(columns[:3], int)).rename_axis("site")

@@ -11,6 +11,7 @@ import csv
 import os
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ..errors import KitError
@@ -47,6 +48,7 @@ class Discovery:
         self._acquired_by: Counter[str] = Counter()
         self._splits_of: dict[str, set[str]] = defaultdict(set)  # of person numbers in published splits
         self._spaces_of: dict[str, set[str]] = defaultdict(set)  # of PatientIDs
+        self.number_of: dict[str, str] = {}  # patient: its PatientID
 
     def look_at(self, path: Path) -> None:
         """Add the films of one file, if it has any.
@@ -92,9 +94,10 @@ class Discovery:
         else:
             labels = {str(relative): folder_label} if folders else {}
             self._counts["loose"] += not folders
+        if not labels:
+            return
+        patient, acquired = self._patient(relative, header, person, split), header.acquired if header else ""
         for name, label in labels.items():
-            patient = self._patient(relative, header, person, split)
-            acquired = header.acquired if header else ""
             self.films.append(Film(name, label, patient, split=split or "train", acquired=acquired))
             if header:
                 self._acquired_by[header.acquired_by] += 1
@@ -110,6 +113,7 @@ class Discovery:
     def _patient(self, relative: PurePosixPath, header: Header | None, person: str | None, split: str | None) -> str:
         if header and header.patient:
             self._spaces_of[header.patient_id].add(header.namespace)
+            self.number_of[header.patient] = header.patient_id
             return header.patient
         if person:
             # The same person number in two published splits may or may not be the same child.
@@ -120,6 +124,14 @@ class Discovery:
             return f"study {header.study}"
         self._counts["unnamed"] += 1
         return str(relative.with_suffix(""))
+
+    def join_name_spaces(self) -> None:
+        """A PatientID that has a name space in some films, and always the same one, has it in all."""
+        for number, spaces in self._spaces_of.items():
+            if len(spaces) == 2 and "" in spaces:
+                spaces.discard("")
+                whole = f"{next(iter(spaces))}/{number}"
+                self.films = [replace(film, patient=whole) if film.patient == number else film for film in self.films]
 
     def notes(self) -> list[str]:
         """What a reader should know, a sentence each."""
@@ -135,7 +147,7 @@ class Discovery:
             (unused, f"row(s) of {LABELS_NAME} name no film that is here."),
             (
                 n["unnamed"],
-                "file name(s) don't tell the patient: each of these films counts as one patient. A manifest.csv can say better.",
+                "file name(s) don't tell the patient: each of these files counts as one patient. A manifest.csv can say better.",
             ),
             (n["medmnist"], "images come from MedMNIST, which doesn't tell the patient: each counts as one patient."),
             (n["by study"], "DICOM film(s) have no PatientID: the films of one study count as one patient."),
@@ -144,7 +156,11 @@ class Discovery:
                 "patient number(s) stand in more than one published split; whether they are the same children can't be told. "
                 "They count as different ones.",
             ),
-            (spaces, "PatientID(s) occur at more than one issuer or institution; they count as different patients."),
+            (
+                spaces,
+                "PatientID(s) occur at more than one issuer or institution; they count as different patients, and a test split "
+                "that is drawn keeps them on one side, in case they are the same.",
+            ),
             (n["not images"], "DICOM file(s) hold no image (reports and the like) and were left out."),
         ]
         notes = [f"{count} {sentence}" for count, sentence in sentences if count]
@@ -168,8 +184,11 @@ class Discovery:
         )
 
 
-def find_films(root: Path, only: Path | None = None, progress=None) -> tuple[list[Film], list[str]]:
+def find_films(root: Path, only: Path | None = None, progress=None) -> tuple[list[Film], list[str], dict[str, str]]:
     """All films below a folder, or those of one file in it, with notes on what was found and left out.
+
+    Returns: films, notes, and {patient: PatientID} of those that have one. Patients with the same PatientID may be
+    one child.
 
     Raises: KitError if there is none, or for a labels.csv that can't be understood.
     """
@@ -183,7 +202,9 @@ def find_films(root: Path, only: Path | None = None, progress=None) -> tuple[lis
         raise KitError(found.damaged[0])
     if not found.films:
         raise found.nothing_found()
-    return sorted(found.films, key=lambda film: film.path) if not only else found.films, found.notes()
+    found.join_name_spaces()
+    films = found.films if only else sorted(found.films, key=lambda film: film.path)
+    return films, found.notes(), found.number_of
 
 
 def files_below(root: Path, *, hidden: bool = False) -> list[Path]:

@@ -7,7 +7,8 @@ A film is found by its content, not by its name: a new partition of the same fil
 folder holds the films of one size, geometry and version of the decoders; in it lie packs, each written
 whole or not at all:
 
-    magic, count | count x key (32 bytes) | count x CRC-32 | count x pixels (float32 [size, size])
+    magic, count, length of the notes | count x key (32 bytes) | count x CRC-32 | count x pixels (float32 [size, size])
+    | notes: a JSON list of what each film was warned about, in order of the keys | CRC-32 of the notes
 
 Whatever in it can't be read or doesn't check is a film that isn't there. A full disk, or a folder that may
 not be written to, loses the cache and not the run.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -38,8 +40,8 @@ _FREE = 2**30  # bytes that are left to others on the disk
 _PACKS = 256  # packs of one size, geometry and version: each costs a file to open
 _PACK_BYTES = 64 * 2**20  # of pixels; a stopped run loses less than one pack
 _STALE = 3600  # seconds after which a half-written pack has no writer any more
-_MAGIC = b"PKFILMS1"
-_HEAD = struct.Struct("<8sQ")
+_MAGIC = b"PKFILMS2"
+_HEAD = struct.Struct("<8sQQ")
 _DECODERS = (
     "numpy",
     "pillow",
@@ -69,17 +71,17 @@ class FilmCache:
         self._size = size
         self._packs = self.folder / f"{geometry}-{size}-{decoder_version()}"
         self._bytes = 4 * size * size
-        self._places: dict[bytes, tuple[Path, int, int]] = {}  # key: pack, offset of its pixels, CRC-32
+        self._places: dict[bytes, tuple[Path, int, int, tuple[str, ...]]] = {}  # key: pack, offset, CRC-32, notes
         self._used: set[Path] = set()
-        self._waiting: dict[bytes, np.ndarray] = {}
+        self._waiting: dict[bytes, tuple[np.ndarray, tuple[str, ...]]] = {}
         self._lock = threading.Lock()
         self._works = self._open()
 
-    def get(self, key: bytes) -> np.ndarray | None:
-        """The film float32 [size, size] that was put under a key, bit for bit, or None."""
+    def get(self, key: bytes) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """The film float32 [size, size] that was put under a key, bit for bit, and its notes; or None."""
         if (place := self._places.get(key)) is None:
             return None
-        pack, offset, checksum = place
+        pack, offset, checksum, notes = place
         try:
             with pack.open("rb") as stream:  # not mapped: a pack that another process cut short would kill this one
                 stream.seek(offset)
@@ -90,7 +92,7 @@ class FilmCache:
             pack.unlink(missing_ok=True)  # the disk, or somebody, has damaged it: all its films are decoded again
             return None
         self._mark_used(pack)
-        return np.frombuffer(pixels, "<f4").reshape(self._size, self._size)
+        return np.frombuffer(pixels, "<f4").reshape(self._size, self._size), notes
 
     def _mark_used(self, pack: Path) -> None:
         """A pack's date is that of its last use."""
@@ -99,12 +101,12 @@ class FilmCache:
             with contextlib.suppress(OSError):
                 os.utime(pack)
 
-    def put(self, key: bytes, film: np.ndarray) -> None:
-        """Keep a film; it is on the disk after `flush` at the latest."""
+    def put(self, key: bytes, film: np.ndarray, notes: tuple[str, ...] = ()) -> None:
+        """Keep a film and what it was warned about; it is on the disk after `flush` at the latest."""
         if not self._works:
             return
         with self._lock:
-            self._waiting[key] = film
+            self._waiting[key] = film, notes
             full = len(self._waiting) * self._bytes >= _PACK_BYTES
         if full:
             self.flush()
@@ -144,14 +146,19 @@ class FilmCache:
     def _index(self, pack: Path) -> None:
         try:
             with pack.open("rb") as stream:
-                magic, count = _HEAD.unpack(stream.read(_HEAD.size))
+                magic, count, length = _HEAD.unpack(stream.read(_HEAD.size))
                 start = _HEAD.size + 36 * count
-                if magic != _MAGIC or pack.stat().st_size != start + count * self._bytes:
+                if magic != _MAGIC or pack.stat().st_size != start + count * self._bytes + length + 4:
                     raise ValueError
                 keys, checksums = stream.read(32 * count), np.frombuffer(stream.read(4 * count), "<u4")
-            for i in range(count):
-                self._places[keys[32 * i : 32 * i + 32]] = (pack, start + i * self._bytes, int(checksums[i]))
-        except (OSError, ValueError, struct.error):  # half a pack, or none of ours
+                stream.seek(start + count * self._bytes)
+                text, checksum = stream.read(length), stream.read(4)
+                if struct.pack("<I", zlib.crc32(text)) != checksum:
+                    raise ValueError
+                notes = [tuple(map(str, sentences)) for sentences in json.loads(text)]
+            for i, sentences in zip(range(count), notes, strict=True):
+                self._places[keys[32 * i : 32 * i + 32]] = (pack, start + i * self._bytes, int(checksums[i]), sentences)
+        except (OSError, ValueError, TypeError, struct.error, MemoryError):  # half a pack, or none of ours
             pack.unlink(missing_ok=True)
 
     def _evict(self) -> None:
@@ -194,10 +201,12 @@ def _version(package: str) -> str:
         return ""
 
 
-def _write(path: Path, films: dict[bytes, np.ndarray]) -> None:
-    pixels = [np.ascontiguousarray(film, "<f4").tobytes() for film in films.values()]
+def _write(path: Path, films: dict[bytes, tuple[np.ndarray, tuple[str, ...]]]) -> None:
+    pixels = [np.ascontiguousarray(film, "<f4").tobytes() for film, _ in films.values()]
+    notes = json.dumps([sentences for _, sentences in films.values()]).encode()
     with path.open("wb") as stream:
-        stream.write(_HEAD.pack(_MAGIC, len(films)))
+        stream.write(_HEAD.pack(_MAGIC, len(films), len(notes)))
         stream.write(b"".join(films))
         stream.write(np.array([zlib.crc32(p, zlib.crc32(k)) for k, p in zip(films, pixels, strict=True)], "<u4").tobytes())
         stream.writelines(pixels)
+        stream.write(notes + struct.pack("<I", zlib.crc32(notes)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import KitError, nearest
 from .content import content_digest
-from .discovery import find_films
+from .discovery import LABELS_NAME, find_films
 from .fragments import NPZ_SUFFIXES
 from .manifest import MANIFEST_NAME, Film, Manifest, read_manifest
 from .nifti import is_nifti
@@ -54,25 +54,27 @@ def read_folder(
     Raises: KitError if there is nothing at `root`, it holds no film or only one label, a DICOM patient stands
         in two splits, or `labels` doesn't fit.
     """
-    manifest = _rename(_read(Path(root).expanduser(), progress), labels)
+    manifest, number_of = _read(Path(root).expanduser(), progress)
+    manifest = _rename(manifest, labels)
     if not any(film.split == "test" for film in manifest):
-        manifest = _draw_test_split(manifest, test_share, seed)
+        manifest = _draw_test_split(manifest, test_share, seed, number_of)
     return manifest.check()
 
 
-def _read(root: Path, progress) -> Manifest:
+def _read(root: Path, progress) -> tuple[Manifest, dict[str, str]]:
+    """The manifest, and {patient: PatientID} of patients that may be one child where the number is the same."""
     only = None
     if not root.exists():
         raise KitError(f"There is no folder {root}.")
     if not root.is_dir():
         if root.suffix.lower() == ".csv":
-            return read_manifest(root)
+            return read_manifest(root), {}
         if not root.name.lower().endswith(NPZ_SUFFIXES) and not is_nifti(root):
             raise KitError(f"{root} is a file; give the folder of the films, or a MedMNIST .npz, a NIfTI file or a manifest.csv.")
         root, only = root.parent, root
     elif (root / MANIFEST_NAME).is_file():
-        return read_manifest(root / MANIFEST_NAME)
-    films, notes = find_films(root, only, progress)
+        return read_manifest(root / MANIFEST_NAME), {}
+    films, notes, number_of = find_films(root, only, progress)
     films, dropped = _drop_copies(root, films, progress)
     manifest = Manifest(root, tuple(films), tuple(notes + dropped))
     if len(manifest.classes) < 2:
@@ -81,7 +83,21 @@ def _read(root: Path, progress) -> Manifest:
             f"{only or root} holds {len(films)} film(s){only_one}: sort the films into a folder a label, at least two labels. "
             + " ".join(notes)
         )
-    return manifest
+    if not only and number_of:
+        _refuse_a_folder_a_patient(manifest)
+    return manifest, number_of
+
+
+def _refuse_a_folder_a_patient(manifest: Manifest) -> None:
+    """An archive's export has a folder a patient: as labels they would teach a model to know children again."""
+    patients = defaultdict(set)
+    for film in manifest:
+        patients[film.label].add(film.patient)
+    if len(patients) > 2 and all(len(found) == 1 for found in patients.values()):
+        raise KitError(
+            f"Each of the {len(patients)} folders in {manifest.root} ({_listed(set(patients), 3)}) holds one patient's films: "
+            f"these look like patients, not labels. Give {LABELS_NAME} with the columns path (or SOPInstanceUID) and label."
+        )
 
 
 def _rename(manifest: Manifest, labels: Sequence[str] | Mapping[str, str] | None) -> Manifest:
@@ -100,14 +116,19 @@ def _rename(manifest: Manifest, labels: Sequence[str] | Mapping[str, str] | None
     return replace(manifest, films=tuple(replace(film, label=names.get(film.label, film.label)) for film in manifest))
 
 
-def _listed(labels: set[str]) -> str:
-    return ", ".join(sorted(labels)[:10]) + (", …" if len(labels) > 10 else "")
+def _listed(labels: set[str], most: int = 10) -> str:
+    return ", ".join(sorted(labels)[:most]) + (", …" if len(labels) > most else "")
 
 
-def _draw_test_split(manifest: Manifest, share: float, seed: int) -> Manifest:
+def _draw_test_split(manifest: Manifest, share: float, seed: int, number_of: Mapping[str, str]) -> Manifest:
     if not 0 < share < 1:
         raise KitError(f"test_share is {share!r}; it is a share of the patients between 0 and 1.")
+
+    def drawn_as(film: Film) -> str:
+        return number_of.get(film.patient, film.patient)
+
     training = manifest.select(split="train")
+    training = replace(training, films=tuple(replace(film, patient=drawn_as(film)) for film in training))
     place_of = {film.patient: film.site for film in training if film.site}
     place_of = majority_places(training) | place_of
     hands: dict[str, str] = {}
@@ -115,7 +136,7 @@ def _draw_test_split(manifest: Manifest, share: float, seed: int) -> Manifest:
         part = replace(training, films=tuple(film for film in training if place_of[film.patient] == place))
         purpose = f"test split {place}".strip()
         hands |= deal_patients(part, {"train": 1 - share, "test": share}, seed, purpose)
-    films = tuple(replace(film, split=hands.get(film.patient, film.split)) for film in manifest)
+    films = tuple(replace(film, split=hands[drawn_as(film)]) if film.split == "train" else film for film in manifest)
     note = f"The films have no test split: {share:.0%} of the training patients were drawn for it (seed {seed})."
     return replace(manifest, films=films, notes=(*manifest.notes, note))
 

@@ -13,6 +13,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.uid import UID
 
 from ..errors import KitError
+from .dicom.guards import CountedFile, CountedStream
 
 _DIRECTORY = "1.2.840.10008.1.3.10"  # Media Storage Directory: a DICOMDIR
 _DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -65,23 +66,24 @@ def read_header(path: Path) -> Header | None:
             warnings.simplefilter("ignore")  # values that break their rules are common, and none of the manifest's business
             return _header(_dataset(path))
     except Exception as error:  # parsers raise anything from struct.error to RecursionError on a damaged file
-        raise KitError(f"{path} can't be read as a DICOM file: {error}.") from error
+        raise KitError(f"{path} can't be read as a DICOM file: {str(error).rstrip('.')}.") from error
 
 
 def _dataset(path: Path):
     import pydicom
-    from pydicom.filereader import read_dataset, read_file_meta_info
+    from pydicom.filereader import _read_file_meta_info, read_dataset, read_preamble
 
-    meta = read_file_meta_info(path)
-    if meta.get("TransferSyntaxUID") != _DEFLATED:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=False, defer_size=_LONGEST)
-        dataset.file_meta = meta
-        return dataset
-    # pydicom would inflate the whole file first, and a small one can be made to inflate without end.
-    with path.open("rb") as stream:
-        stream.seek(132 + 12 + meta.FileMetaInformationGroupLength)
+    with CountedFile(io.FileIO(path)) as stream:
+        read_preamble(stream, force=True)  # it may be lost, see `guards.dataset_offset`
+        meta = _read_file_meta_info(stream)
+        if meta.get("TransferSyntaxUID") != _DEFLATED:
+            stream.seek(0)
+            dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=True, defer_size=_LONGEST)
+            dataset.file_meta = meta
+            return dataset
+        # pydicom would inflate the whole file first, and a small one can be made to inflate without end.
         head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_HEAD), _HEAD)
-    dataset = read_dataset(io.BytesIO(head), False, True, stop_when=lambda tag, *_: tag >= _PIXELS, specific_tags=None)
+    dataset = read_dataset(CountedStream(head), False, True, stop_when=lambda tag, *_: tag >= _PIXELS, specific_tags=None)
     dataset.file_meta = meta
     return dataset
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ..errors import KitError, nearest
 from .content import content_digest
+from .contrast import faintness
 from .dicom import is_dicom, read_dicom
 from .film_cache import FilmCache, open_cache
 from .fragments import NPZ_SUFFIXES, split_fragment
@@ -34,6 +36,7 @@ class FilmSet:
     labels: int64 [n], indices into `classes`.
     patients: the patient of each film, n strings.
     geometry: how films were brought to a square, "pad" or "stretch" (see `resize`).
+    warnings: what films were warned about when they were read: sentence -> the films' paths.
     """
 
     images: torch.Tensor
@@ -41,6 +44,7 @@ class FilmSet:
     patients: tuple[str, ...]
     classes: tuple[str, ...]
     geometry: str
+    warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,6 +52,12 @@ class FilmSet:
     @property
     def size(self) -> int:
         return self.images.shape[-1]
+
+
+def warning_lines(warnings: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """A sentence each, commonest first, with the number of films and the first of them."""
+    ordered = sorted(warnings.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [f"{len(paths)} film(s), the first {paths[0]}: {sentence}" for sentence, paths in ordered]
 
 
 def read_film(path: str | Path) -> np.ndarray:
@@ -59,13 +69,31 @@ def read_film(path: str | Path) -> np.ndarray:
     Returns: float32 [rows, columns] in [0, 1], 1 is white.
     Raises: KitError, one sentence that names the file.
     """
-    film = _decode(*split_fragment(path))
+    return _decode(*split_fragment(path))[0]
+
+
+def _decode(path: Path, fragment: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A film and what it is warned about."""
+    if (found := _decode_dicom(path)) is not None:
+        return found
+    film = _decode_other(path, fragment)
     if not np.isfinite(film).all():
         raise KitError(f"{path} holds pixels that aren't numbers (NaN or infinity).")
-    return film
+    faint = faintness(film)
+    return film, (f"{faint[0].upper()}{faint[1:]}.",) if faint else ()
 
 
-def _decode(path: Path, fragment: str) -> np.ndarray:
+def _decode_dicom(path: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
+    try:
+        if path.is_file() and is_dicom(path):
+            film, report = read_dicom(path)
+            return film, report.warnings
+    except OSError as error:
+        raise KitError(f"Can't read {path}: {error.strerror or error}.") from error
+    return None
+
+
+def _decode_other(path: Path, fragment: str) -> np.ndarray:
     try:
         if not path.is_file():
             raise KitError(f"There is no film {path}.")
@@ -73,8 +101,6 @@ def _decode(path: Path, fragment: str) -> np.ndarray:
             return read_medmnist(path, fragment)
         if is_nifti(path):
             return read_nifti(path, fragment)
-        if is_dicom(path):
-            return read_dicom(path)[0]
     except OSError as error:
         raise KitError(f"Can't read {path}: {error.strerror or error}.") from error
     return read_raster(path)
@@ -124,6 +150,7 @@ def load_films(
             PRIMIA_NO_CACHE=1 in the environment switches it off everywhere.
         progress: called as (done, total, what).
 
+    Returns: the films; what they were warned about is in `warnings`, from the cache as well.
     Raises: KitError for unreadable films, or a label that is not in `classes`.
     """
     for name, value, choices in (("unreadable", unreadable, ("error", "skip")), ("geometry", geometry, GEOMETRIES)):
@@ -138,19 +165,22 @@ def load_films(
     def one(film):
         path = manifest.path_of(film)
         try:
-            return _cached(films, path, size, geometry) if films else resize(read_film(path), size, geometry)
+            return _cached(films, path, size, geometry) if films else _square(path, size, geometry)
         except KitError as error:
             return error
 
     kept, images, failures = [], np.empty((len(manifest), 1, size, size), np.float32), []
+    warnings: dict[str, list[str]] = defaultdict(list)
     try:
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders and resize release the interpreter's lock
             for done, (film, result) in enumerate(zip(manifest, pool.map(one, manifest), strict=True), start=1):
                 if isinstance(result, KitError):
                     failures.append(str(result))
                 else:
-                    images[len(kept), 0] = result
+                    images[len(kept), 0], sentences = result
                     kept.append(film)
+                    for sentence in sentences:
+                        warnings[sentence].append(film.path)
                 if progress:
                     progress(done, len(manifest), "films read")
     finally:  # a run that is stopped has its films decoded, too
@@ -166,19 +196,25 @@ def load_films(
         patients=tuple(film.patient for film in kept),
         classes=classes,
         geometry=geometry,
+        warnings={sentence: tuple(paths) for sentence, paths in warnings.items()},
     )
 
 
-def _cached(films: FilmCache, path: Path, size: int, geometry: str) -> np.ndarray:
+def _square(path: Path, size: int, geometry: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    film, sentences = _decode(*split_fragment(path))
+    return resize(film, size, geometry), sentences
+
+
+def _cached(films: FilmCache, path: Path, size: int, geometry: str) -> tuple[np.ndarray, tuple[str, ...]]:
     file, _ = split_fragment(path)
     before = _state(file)
     key = content_digest(path)
-    film = films.get(key)
-    if film is None:
-        film = resize(read_film(path), size, geometry)
+    found = films.get(key)
+    if found is None:
+        found = _square(path, size, geometry)
         if _state(file) == before:  # else the pixels may not be those of the digest
-            films.put(key, film)
-    return film
+            films.put(key, *found)
+    return found
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
@@ -199,4 +235,13 @@ def pool_films(sets: list[FilmSet]) -> FilmSet:
         patients=tuple(patient for films in sets for patient in films.patients),
         classes=sets[0].classes,
         geometry=sets[0].geometry,
+        warnings=_joined([films.warnings for films in sets]),
     )
+
+
+def _joined(warnings: list[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
+    joined: dict[str, tuple[str, ...]] = {}
+    for part in warnings:
+        for sentence, paths in part.items():
+            joined[sentence] = (*joined.get(sentence, ()), *paths)
+    return joined

@@ -1,6 +1,13 @@
 """Every picture of the kit: functions from results to a matplotlib `Figure`. `style` has what they share."""
 
-from .evaluation import gain_by_site
+from .evaluation import (
+    confusion_matrices,
+    gain_by_site,
+    paired_differences,
+    reliability_diagram,
+    roc_curves,
+    site_by_strategy,
+)
 from .films import contact_sheet, who_has_what
 from .flow import overview, what_moves
 from .pixels import exposures, film_steps, linked_films, side_by_side
@@ -10,6 +17,7 @@ from .training import learning_curves
 
 __all__ = [
     "BLUE", "GRAY", "GREEN", "ORANGE", "PALETTE", "PURPLE", "RED",
-    "contact_sheet", "exposures", "film_steps", "gain_by_site", "learning_curves", "linked_films", "overview", "side_by_side",
-    "sweep_results", "what_moves", "who_has_what",
+    "confusion_matrices", "contact_sheet", "exposures", "film_steps", "gain_by_site", "learning_curves", "linked_films",
+    "overview", "paired_differences", "reliability_diagram", "roc_curves", "side_by_side", "site_by_strategy", "sweep_results",
+    "what_moves", "who_has_what",
 ]  # fmt: skip

@@ -50,22 +50,25 @@ class LookUpTable:
 
     entries: integers [n], each below 2 ** bits; `first` is the input that the first of them belongs to. Inputs below
     it give the first entry, those beyond the last one give the last (PS3.3 C.11.1.1.1, C.11.2.1.1).
+    fault: a warning if the descriptor said another number of bits, as some devices do, and the entries decided.
     """
 
     first: int
     bits: int
     entries: np.ndarray
+    fault: str = ""
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         place = np.clip(np.rint(x) - self.first, 0, len(self.entries) - 1)
         return self.entries[place.astype(np.int64)].astype(np.float64)
 
 
-def read_lut(item: Header, signed: bool) -> LookUpTable:
+def read_lut(item: Header, signed: bool, *, voi: bool = False) -> LookUpTable:
     """From LUTDescriptor (0028,3002) and LUTData (0028,3006).
 
     Args:
         signed: whether the values that go in can be negative; then so can the first value mapped be.
+        voi: a VOI LUT, where the number of bits says which entry is white.
 
     Entries of 8 bits may lie two in a word. Raises: KitError for a table that doesn't fit its descriptor.
     """
@@ -88,9 +91,11 @@ def read_lut(item: Header, signed: bool) -> LookUpTable:
         entries = np.frombuffer(data, np.uint8)[:count].astype(np.uint16)
     else:
         raise KitError(f"{tag_name('LUTData')} has {len(data):,} bytes, which aren't the {count:,} entries of its LUTDescriptor.")
-    if entries.max() >= 2**bits:
-        raise KitError(f"{tag_name('LUTData')} has the entry {entries.max()}, more than the {bits} bits of its LUTDescriptor.")
-    return LookUpTable(first, bits, entries)
+    needed, fault = int(entries.max()).bit_length(), ""
+    if needed > bits or (voi and bits == 16 and 8 <= needed <= 12):  # some devices say a word's size, or a stored value's
+        fault = f"{tag_name('LUTDescriptor')} says {bits} bits, its entries reach {entries.max()}: read as {needed} bits."
+        bits = needed
+    return LookUpTable(first, bits, entries, fault)
 
 
 def modality_step(header: Header, signed: bool) -> tuple[Step, str, list[str]]:
@@ -106,7 +111,7 @@ def modality_step(header: Header, signed: bool) -> tuple[Step, str, list[str]]:
             f"{tag_name('RescaleSlope')} stands beside {tag_name('ModalityLUTSequence')}, which excludes it; the LUT was used."
         )
         words = f"Modality LUT {tag_name('ModalityLUTSequence')} of {len(lut.entries)} entries from {lut.first}, {lut.bits} bits"
-        return lut, words, [said_twice] if slopes or intercepts else []
+        return lut, words, [lut.fault] * bool(lut.fault) + [said_twice] * bool(slopes or intercepts)
     if not slopes and not intercepts:
         return lambda x: np.asarray(x, np.float64), "no Modality LUT and no rescale: values as stored", []
     slope, intercept = (slopes or [1.0])[0], (intercepts or [0.0])[0]
@@ -143,7 +148,7 @@ def voi_step(header: Header, index: int, signed: bool, low: float, high: float) 
         return lambda x: np.clip((np.asarray(x, np.float64) - low) / span, 0, 1) if span else np.zeros(np.shape(x)), words, []
     chosen = f"{index + 1} of {views}"
     if index < len(items):
-        lut = read_lut(items[index], signed)
+        lut = read_lut(items[index], signed, voi=True)
         words = f"VOI LUT ({chosen}) of {len(lut.entries)} entries from {lut.first}, {lut.bits} bits"
         outside = high < lut.first or low >= lut.first + len(lut.entries)
         step, tag = (lambda x: lut(x) / (2**lut.bits - 1)), tag_name("VOILUTSequence")
@@ -153,5 +158,6 @@ def voi_step(header: Header, index: int, signed: bool, low: float, high: float) 
         words = f"window ({chosen}), {function}: center {center:g}, width {width:g}"
         outside = high < center - width / 2 or low > center + width / 2
         step, tag = (lambda x: window(x, center, width, function)), tag_name("WindowCenter")
+    found = [lut.fault] if index < len(items) and lut.fault else []
     reach = f"{tag}: view {chosen} lies outside the film's values, {low:g} to {high:g}; the picture is flat."
-    return step, words, [reach] if outside else []
+    return step, words, [*found, reach] if outside else found

@@ -80,12 +80,10 @@ def inflate(data: bytes) -> bytes:
     return inflated
 
 
-class CountedStream(io.BytesIO):
-    """Bytes for the parser that end in a sentence when a header has more elements than any film's."""
+class _Counted:
+    """Reads for the parser that end in a sentence when a header has more elements than any film's."""
 
-    def __init__(self, data: bytes):
-        super().__init__(data)
-        self._left = MAX_READS
+    _left = MAX_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._left -= 1
@@ -94,6 +92,14 @@ class CountedStream(io.BytesIO):
                 f"its header has tens of thousands of elements or sequence items, more than {MAX_READS:,} reads; no film's has."
             )
         return super().read(size)
+
+
+class CountedStream(_Counted, io.BytesIO):
+    """Bytes of a header, read within bounds."""
+
+
+class CountedFile(_Counted, io.BufferedReader):
+    """A file of which the header alone is wanted, read within bounds: `CountedFile(io.FileIO(path))`."""
 
 
 def check_codestream_size(pixels: int, length: int) -> None:

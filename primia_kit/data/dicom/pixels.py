@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import binary_propagation
 
 from ...errors import KitError
+from ..contrast import faintness
 from . import checks, grayscale, polarity
 from .decode import decode
 from .guards import read_bounded
@@ -38,7 +40,7 @@ class DicomSteps:
     stored: int32, as the file holds them, with their sign.
     modality: float32, after Modality LUT or rescale, in the header's unit.
     voi: float32 in [0, 1], after VOI LUT or window.
-    shown: float32 in [0, 1], 1 is white: `voi`, inverted for MONOCHROME1.
+    shown: float32 in [0, 1], 1 is white: `voi`, inverted for MONOCHROME1, padding around the picture black.
     """
 
     stored: np.ndarray
@@ -50,15 +52,20 @@ class DicomSteps:
 
 @dataclass(frozen=True, eq=False)
 class _Film:
-    """A decoded film: `codes` [rows, columns] are indices into the tables of each step's values."""
+    """A decoded film: `codes` [rows, columns] are indices into the tables of each step's values.
+
+    background: bool [rows, columns], padding around the picture; None if there is none.
+    """
 
     codes: np.ndarray
     stored: np.ndarray
     modality: np.ndarray
     voi: np.ndarray
     shown: np.ndarray
+    background: np.ndarray | None
     applied: list[str]
     warnings: list[str]
+    flat: bool
 
     def picture(self, table: np.ndarray) -> np.ndarray:
         out = np.empty(self.codes.shape, table.dtype)
@@ -66,8 +73,17 @@ class _Film:
             out[start : start + 256] = table[self.codes[start : start + 256]]
         return out
 
+    def as_shown(self) -> np.ndarray:
+        out = self.picture(self.shown)
+        if self.background is not None:
+            out[self.background] = 0
+        return out
+
     def report(self, shown: np.ndarray) -> DicomReport:
-        return DicomReport(tuple(self.applied), tuple(dict.fromkeys([*self.warnings, *polarity.contradictions(shown)])))
+        found = [*self.warnings, *polarity.contradictions(shown)]
+        if not self.flat and (faint := faintness(shown)):
+            found.append(f"{tag_name('PixelData')}: {faint}.")
+        return DicomReport(tuple(self.applied), tuple(dict.fromkeys(found)))
 
 
 def read_dicom(source: str | Path | bytes, *, window: int = 0) -> tuple[np.ndarray, DicomReport]:
@@ -82,7 +98,7 @@ def read_dicom(source: str | Path | bytes, *, window: int = 0) -> tuple[np.ndarr
     Raises: KitError, one sentence, if the source isn't such a film or is damaged (`checks_table` lists what is refused).
     """
     film = _film(source, window)
-    shown = film.picture(film.shown)
+    shown = film.as_shown()
     return shown, film.report(shown)
 
 
@@ -92,7 +108,7 @@ def dicom_steps(source: str | Path | bytes, *, window: int = 0) -> DicomSteps:
     Raises: KitError as `read_dicom` does.
     """
     film = _film(source, window)
-    pictures = {step: film.picture(getattr(film, step)) for step in ("stored", "modality", "voi", "shown")}
+    pictures = {step: film.picture(getattr(film, step)) for step in ("stored", "modality", "voi")} | {"shown": film.as_shown()}
     return DicomSteps(**pictures, report=film.report(pictures["shown"]))
 
 
@@ -127,12 +143,15 @@ def _steps(header: Header, window: int) -> _Film:
     applied.append(words)
     warnings += decoded.warnings + found
 
-    low, high, words = _range(header, present, signed, to_modality)
-    signed_values = signed or modality.min() < 0
+    padding = _padding(header, signed)
+    low, high, words = _range(padding, present, to_modality)
+    # A Modality LUT's output is unsigned, whatever goes into it.
+    signed_values = modality.min() < 0 or (signed and not header.items("ModalityLUTSequence"))
     to_gray, voi_words, found = grayscale.voi_step(header, window, signed_values, low, high)
     voi = to_gray(modality).astype(np.float32)
-    applied.append(voi_words + words)
+    applied.append(voi_words + (words if "own range" in voi_words else ""))
     warnings += found
+    flat = len(present) == 1 or any("is flat" in warning for warning in found)  # then a warning has said so
     if len(present) == 1:
         warnings.append(f"{tag_name('PixelData')} has one value everywhere; there's no picture in it.")
 
@@ -140,7 +159,22 @@ def _steps(header: Header, window: int) -> _Film:
     if header.text("PhotometricInterpretation").upper() == "MONOCHROME1":
         shown = 1 - voi
         applied.append(f"inverted: {tag_name('PhotometricInterpretation')} is MONOCHROME1, the lowest value is white")
-    return _Film(codes, levels, modality.astype(np.float32), voi, shown, applied, warnings)
+    background = _background(codes, levels, padding)
+    if background is not None:
+        applied.append(f"padding around the picture ({padding[0]} to {padding[1]}, {background.mean():.1%} of it) shown black")
+    return _Film(codes, levels, modality.astype(np.float32), voi, shown, background, applied, warnings, flat)
+
+
+def _background(codes: np.ndarray, levels: np.ndarray, padding: tuple[int, int] | None) -> np.ndarray | None:
+    """Padding that reaches the picture's border. Inside the picture the same value may be a saturated pixel."""
+    if not padding:
+        return None
+    padded = ((levels >= padding[0]) & (levels <= padding[1]))[codes]
+    border = np.zeros_like(padded)
+    border[[0, -1]], border[:, [0, -1]] = padded[[0, -1]], padded[:, [0, -1]]
+    if not border.any() or padded.all():
+        return None
+    return binary_propagation(border, mask=padded)
 
 
 def _present(codes: np.ndarray) -> np.ndarray:
@@ -151,9 +185,9 @@ def _present(codes: np.ndarray) -> np.ndarray:
     return np.flatnonzero(seen)
 
 
-def _range(header: Header, present: np.ndarray, signed: bool, to_modality) -> tuple[float, float, str]:
+def _range(padding: tuple[int, int] | None, present: np.ndarray, to_modality) -> tuple[float, float, str]:
     """The film's lowest and highest modality value, padding (PS3.3 C.7.5.1.1.2) left out; and a note if some was."""
-    padding, words = _padding(header, signed), ""
+    words = ""
     if padding:
         inside = present[(present < padding[0]) | (present > padding[1])]
         if 0 < len(inside) < len(present):
