@@ -39,7 +39,7 @@ def test_the_average_is_weighted_by_films():
     sites = [site("A", [0, 1, 2, 0, 1, 2], 1), site("B", [0, 1], 2)]
     federation = Federation(PLAN, sites)
     before = federation.weights
-    updates = [s.update(PLAN, federation.spec, before, 1)[0] for s in sites]
+    updates = [s.update(federation.task())[0] for s in sites]
     federation.run_round()
     for name, weights in federation.weights.items():
         local = [before[name] + u[name] / n for u, n in zip(updates, (6, 2), strict=True)]
@@ -51,7 +51,7 @@ def test_uniform_weights_count_sites_not_films():
     plan = replace(PLAN, weighting="uniform")
     federation = Federation(plan, sites)
     before = federation.weights
-    updates = [s.update(plan, federation.spec, before, 1)[0] for s in sites]
+    updates = [s.update(federation.task())[0] for s in sites]
     assert all(u["weight"] == 1 for u in updates)
     federation.run_round()
     for name, weights in federation.weights.items():
@@ -76,12 +76,13 @@ def test_a_federation_of_one_is_plain_training(norm, double_precision):
     network = run.model.spec.build(plan.seed).to(memory_format=torch.channels_last)
     mean, std = data.images.mean(), data.images.std(correction=0)
     for round in (1, 2):
-        rate = 0.02 * (1 + math.cos(math.pi * (round - 1) / 2)) / 2
-        optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4, nesterov=True)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-4, nesterov=True)
         shuffle = torch_generator(plan.seed, round, "only", "shuffle")
         network.train()
-        for _ in range(2):
-            for batch in torch.randperm(10, generator=shuffle).tensor_split(3):
+        for epoch in range(2):
+            for step, batch in enumerate(torch.randperm(10, generator=shuffle).tensor_split(3)):
+                way = (round - 1 + (3 * epoch + step) / 6) / 2  # cosine, within a round too
+                optimizer.param_groups[0]["lr"] = 0.02 * (1 + math.cos(math.pi * way)) / 2
                 optimizer.zero_grad()
                 F.cross_entropy(network((data.images[batch] - mean) / std), data.labels[batch]).backward()
                 optimizer.step()
@@ -175,7 +176,7 @@ def test_what_leaves_a_site(sites, small_plan):
         ("pixels", "sum", "sum_of_squares"), ()
     )
     federation = Federation(small_plan, sites)
-    update, training = site.update(small_plan, federation.spec, federation.weights, 1)
+    update, training = site.update(federation.task())
     floats = {name: w.shape for name, w in federation.weights.items() if w.is_floating_point()}
     assert {name: part.shape for name, part in update.items()} == {**floats, "weight": ()}
     assert vars(training).keys() == {"steps", "loss"} and isinstance(training.loss, float)
