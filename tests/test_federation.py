@@ -10,29 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from primia_kit.data import FilmSet
 from primia_kit.errors import KitError
-from primia_kit.federation import Federation, Site, TrainingPlan, compare, evaluate, federate, load_sites, pool_sites
+from primia_kit.federation import Federation, Site, compare, evaluate, federate, load_sites, pool_sites
 from primia_kit.federation.local import random_shift
 from primia_kit.secagg import PlainSum
 from primia_kit.seeds import torch_generator
 
-CLASSES = ("normal", "bacterial", "viral")
-
-
-def films(labels, seed=0, size=32, classes=CLASSES):
-    """Noise whose mean tells the class."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.tensor(labels, dtype=torch.int64)
-    images = 0.2 * torch.rand(len(labels), 1, size, size, generator=generator) + 0.3 * labels.view(-1, 1, 1, 1)
-    return FilmSet(images, labels, tuple(f"p{i}" for i in range(len(labels))), classes, "pad")
-
-
-def site(name, labels, seed=0, test=(0, 1, 2)):
-    return Site(name, films(labels, seed), films(list(test), seed + 100))
-
-
-PLAN = TrainingPlan(size=32, rounds=2, batch_size=4, learning_rate=0.02, architecture="small_cnn", norm="none")
+from .noise_sites import PLAN, films, site
 
 
 def test_the_average_is_weighted_by_films():
