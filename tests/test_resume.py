@@ -80,9 +80,12 @@ def kill_and_resume(kills, tmp_path, unbroken):
         folder, started = tmp_path / str(number), context.Event()
         process = context.Process(target=_train, args=(folder, strategy, started))
         expected = unbroken(strategy)
+        round = moments.randrange(PLANS[strategy].rounds - 1)  # kill it somewhere in the round after this one
         process.start()
         assert started.wait(120)
-        time.sleep(moments.uniform(0, 0.6))
+        while round and process.is_alive() and not (folder / "server" / f"round-{round:04d}.pt").exists():
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.1))
         process.kill()
         process.join()
         before = Checkpoints(folder, PLANS[strategy].sha256, ("A", "B/2", "C", "D")).latest()

@@ -27,6 +27,10 @@ class Device:
         low = PRECISIONS[self.precision]
         return nullcontext() if low is None else torch.autocast(self.kind.split(":")[0], dtype=low)
 
+    def widened(self, logits: torch.Tensor) -> torch.Tensor:
+        """The network's answers in the precision that losses are formed in."""
+        return logits if self.precision == "float32" else logits.float()
+
     def scaler(self) -> torch.amp.GradScaler | None:
         """fp16's gradients underflow unless the loss is scaled up; bf16 has float32's range."""
         return torch.amp.GradScaler(self.kind.split(":")[0]) if self.precision == "fp16" else None
@@ -47,8 +51,8 @@ def choose_device(device: str = "auto", precision: str = "auto") -> Device:
         precision: "float32", "bf16" or "fp16"; "auto" is bf16 on a CUDA GPU that has it, fp16 on an older one,
             and float32 elsewhere.
 
-    The same plan gives the same result to the bit on the same device and number of threads; another device
-    rounds otherwise.
+    On a CPU the same plan gives the same result to the bit, at the same number of threads. A GPU adds up in an order
+    of its own: there a run, resumed or repeated, is equal up to rounding.
 
     Raises: KitError for an unknown name, or a device that torch doesn't see.
     """

@@ -125,8 +125,11 @@ class Federation:
         contributions, trainings, absent = self._train(task)
         total = self.aggregator.sum(f"round {task.number} update", contributions)
         self.weights = self.server.step(self.weights, total)
+        survivors = getattr(self.aggregator, "survivors", contributions)  # a secure sum says who dropped out of it
         for name in contributions:
-            self.memories[name].settle(included=True)
+            self.memories[name].settle(included=name in survivors)
+            if name not in survivors:
+                absent[name] = "dropped out of the sum"
         loss = self._validate(replace(task, weights=self.weights), absent) if self.plan.patience else None
         done = Round(
             number=task.number,

@@ -61,7 +61,8 @@ def train_locally(
             optimizer.zero_grad(set_to_none=True)
             with device.autocast():
                 logits = network(model_input(images, task.spec))
-            loss = F.cross_entropy(logits.float() if scaler else logits, labels, class_weights)
+            logits = device.widened(logits)
+            loss = F.cross_entropy(logits, labels, class_weights)
             if partner is not None:
                 loss = share * loss + (1 - share) * F.cross_entropy(logits, labels[partner], class_weights)
             steps += _step(network, loss, optimizer, scaler, rule)
