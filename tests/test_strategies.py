@@ -214,7 +214,7 @@ def test_fedbn_at_one_site_is_plain_training():
 @pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "scaffold", "fedadam", "fedyogi", "fedbn"])
 def test_every_strategy_learns(strategy):
     hospitals = sites([0, 1, 2] * 5, [0, 1, 2] * 3, [2, 1, 0] * 3)
-    plan = replace(PLAN, strategy=strategy, norm="batch", size=16, rounds=6, local_epochs=2)
+    plan = replace(PLAN, strategy=strategy, norm="batch", size=16, rounds=6, local_epochs=2, server_learning_rate=0.01)
     run = federate(plan, hospitals)
     first, last = (sum(r.losses.values()) for r in (run.rounds[0], run.rounds[-1]))
     assert last < 0.6 * first
