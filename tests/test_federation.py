@@ -10,36 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from primia_kit.data import FilmSet
 from primia_kit.errors import KitError
-from primia_kit.federation import Federation, Site, TrainingPlan, compare, evaluate, federate, load_sites, pool_sites
+from primia_kit.federation import Federation, Site, compare, evaluate, federate, load_sites, pool_sites
 from primia_kit.federation.local import random_shift
 from primia_kit.secagg import PlainSum
 from primia_kit.seeds import torch_generator
 
-CLASSES = ("normal", "bacterial", "viral")
-
-
-def films(labels, seed=0, size=32, classes=CLASSES):
-    """Noise whose mean tells the class."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.tensor(labels, dtype=torch.int64)
-    images = 0.2 * torch.rand(len(labels), 1, size, size, generator=generator) + 0.3 * labels.view(-1, 1, 1, 1)
-    return FilmSet(images, labels, tuple(f"p{i}" for i in range(len(labels))), classes, "pad")
-
-
-def site(name, labels, seed=0, test=(0, 1, 2)):
-    return Site(name, films(labels, seed), films(list(test), seed + 100))
-
-
-PLAN = TrainingPlan(size=32, rounds=2, batch_size=4, learning_rate=0.02, architecture="small_cnn", norm="none")
+from .noise_sites import PLAN, films, site
 
 
 def test_the_average_is_weighted_by_films():
     sites = [site("A", [0, 1, 2, 0, 1, 2], 1), site("B", [0, 1], 2)]
     federation = Federation(PLAN, sites)
     before = federation.weights
-    updates = [s.update(PLAN, federation.spec, before, 1)[0] for s in sites]
+    updates = [s.update(federation.task())[0] for s in sites]
     federation.run_round()
     for name, weights in federation.weights.items():
         local = [before[name] + u[name] / n for u, n in zip(updates, (6, 2), strict=True)]
@@ -51,7 +35,7 @@ def test_uniform_weights_count_sites_not_films():
     plan = replace(PLAN, weighting="uniform")
     federation = Federation(plan, sites)
     before = federation.weights
-    updates = [s.update(plan, federation.spec, before, 1)[0] for s in sites]
+    updates = [s.update(federation.task())[0] for s in sites]
     assert all(u["weight"] == 1 for u in updates)
     federation.run_round()
     for name, weights in federation.weights.items():
@@ -76,12 +60,13 @@ def test_a_federation_of_one_is_plain_training(norm, double_precision):
     network = run.model.spec.build(plan.seed).to(memory_format=torch.channels_last)
     mean, std = data.images.mean(), data.images.std(correction=0)
     for round in (1, 2):
-        rate = 0.02 * (1 + math.cos(math.pi * (round - 1) / 2)) / 2
-        optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4, nesterov=True)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-4, nesterov=True)
         shuffle = torch_generator(plan.seed, round, "only", "shuffle")
         network.train()
-        for _ in range(2):
-            for batch in torch.randperm(10, generator=shuffle).tensor_split(3):
+        for epoch in range(2):
+            for step, batch in enumerate(torch.randperm(10, generator=shuffle).tensor_split(3)):
+                way = (round - 1 + (3 * epoch + step) / 6) / 2  # cosine, within a round too
+                optimizer.param_groups[0]["lr"] = 0.02 * (1 + math.cos(math.pi * way)) / 2
                 optimizer.zero_grad()
                 F.cross_entropy(network((data.images[batch] - mean) / std), data.labels[batch]).backward()
                 optimizer.step()
@@ -175,7 +160,7 @@ def test_what_leaves_a_site(sites, small_plan):
         ("pixels", "sum", "sum_of_squares"), ()
     )
     federation = Federation(small_plan, sites)
-    update, training = site.update(small_plan, federation.spec, federation.weights, 1)
+    update, training = site.update(federation.task())
     floats = {name: w.shape for name, w in federation.weights.items() if w.is_floating_point()}
     assert {name: part.shape for name, part in update.items()} == {**floats, "weight": ()}
     assert vars(training).keys() == {"steps", "loss"} and isinstance(training.loss, float)
