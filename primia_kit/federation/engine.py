@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import KitError
 from ..models import ModelSpec, TrainedModel
-from ..secagg import Aggregator, PlainSum
+from ..secagg import Aggregator, PlainSum, SecureSum, Transcript
+from .fields import PIXEL_FIELDS, update_fields
 from .plan import TrainingPlan
 from .site import Site
 
@@ -35,11 +36,12 @@ class Round:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A finished run: the plan, the model after the last round, and the rounds."""
+    """A finished run: the plan, the model after the last round, the rounds, and what the server saw."""
 
     plan: TrainingPlan
     model: TrainedModel
     rounds: tuple[Round, ...]
+    transcript: Transcript = field(default_factory=Transcript, repr=False)
 
     @property
     def seconds(self) -> float:
@@ -52,7 +54,10 @@ class Federation:
     Args:
         plan: checked against every site.
         sites: at least one, with different names.
-        aggregator: how sums are formed; default the plain sum, which hides nothing from the server.
+        aggregator: how sums are formed; default `SecureSum()`, where the server sees sums alone. A single
+            site has nobody to hide among: its default is the plain sum.
+
+    Raises: KitError if the sites don't fit the plan, or if there are two of them and no aggregator was chosen.
     """
 
     def __init__(self, plan: TrainingPlan, sites: Sequence[Site], aggregator: Aggregator | None = None):
@@ -63,7 +68,7 @@ class Federation:
         for site in sites:
             site.check(plan)
         self.plan, self.sites = plan, tuple(sites)
-        self.aggregator = aggregator or PlainSum()
+        self.aggregator = aggregator or (PlainSum() if len(sites) == 1 else SecureSum())
         self.spec = self._pooled_statistics()
         self.weights = self.spec.build(plan.seed).state_dict()
         self.finished = 0
@@ -83,7 +88,12 @@ class Federation:
         updates, trainings = {}, {}
         for site in self.sites:
             updates[site.name], trainings[site.name] = site.update(self.plan, self.spec, self.weights, number)
-        total = self.aggregator.sum(f"round {number} update", updates)
+            # The engine shows these two, so they leave the site in clear.
+            self.aggregator.transcript.clear(f"round {number} update", site.name, "its mean training loss and number of steps")
+        # A site alone adds nothing up, so there is no sum that could overflow and no range to keep.
+        names = next(iter(updates.values()))
+        fields = update_fields(names, self.largest_weight, len(updates)) if len(updates) > 1 else None
+        total = self.aggregator.sum(f"round {number} update", updates, fields)
         weight = total.pop("weight")
         # Whole-number buffers (BatchNorm's batch counters) are no part of the model's function: they stay.
         self.weights = {name: old + total[name] / weight if name in total else old for name, old in self.weights.items()}
@@ -105,7 +115,10 @@ class Federation:
 
         (The mean of the sites' standard deviations is not the standard deviation of their union.)
         """
-        total = self.aggregator.sum("pixel statistics", {site.name: site.pixel_sums() for site in self.sites})
+        sums = {site.name: site.pixel_sums() for site in self.sites}
+        total = self.aggregator.sum("pixel statistics", sums, PIXEL_FIELDS)
+        films = round(float(total["pixels"])) / self.plan.size**2
+        self.largest_weight = max(films, 1.0) if self.plan.weighting == "films" else 1.0
         mean = float(total["sum"] / total["pixels"])
         variance = float(total["sum_of_squares"] / total["pixels"]) - mean**2
         if variance < 1e-7:  # float32 squares of equal pixels differ by less
@@ -131,4 +144,4 @@ def federate(
         rounds.append(round)
         if on_round:
             on_round(round, plan.rounds)
-    return TrainingRun(plan, federation.model(), tuple(rounds))
+    return TrainingRun(plan, federation.model(), tuple(rounds), federation.aggregator.transcript)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import KitError
+from .vectors import in_threads
 
 LOW_BITS = 24  # of the lower of two words: 255 sites' low words add up to less than 2^32
 MOST_SITES = 255
@@ -150,7 +151,7 @@ class Layout:
 
         Raises: KitError that names site and part if a value isn't finite or isn't in its field's range.
         """
-        signed = torch.from_numpy(into.view(np.int32))
+        signed = into.view(np.int32)
         for part in self.parts:
             values = contribution[part.name].detach()
             check_part(purpose, site, part.name, values, part.field)
@@ -159,32 +160,51 @@ class Layout:
 
     def decode(self, words: np.ndarray) -> dict[str, torch.Tensor]:
         """The sum of contributions from the sum of their vectors, a uint32 vector [words]."""
-        sums = {}
+        sums, signed = {}, words.view(np.int32)
         for part in self.parts:
-            own = words[part.start : part.start + part.words]
-            if part.field.words == 1:
-                values = torch.from_numpy(own.view(np.int32)).to(part.dtype)
-            else:
-                low, high = own.reshape(2, -1)
-                whole = (high.view(np.int32).astype(np.int64) << LOW_BITS) + low
-                values = torch.from_numpy(whole.astype(np.float64))
-            sums[part.name] = values.mul_(part.field.resolution).to(part.dtype).reshape(part.shape)
+            decode = _decode_word if part.field.words == 1 else _decode_two_words
+            values = decode(signed[part.start : part.start + part.words], part.field.resolution, part.dtype)
+            sums[part.name] = values.to(part.dtype).reshape(part.shape)
         return sums
 
 
-def _encode_word(values: torch.Tensor, resolution: float, into: torch.Tensor) -> None:
+def _encode_word(values: torch.Tensor, resolution: float, into: np.ndarray) -> None:
     # A float32 times a power of two is exact, and so is a rounded one as an int32.
-    precision = torch.float32 if values.dtype == torch.float32 else torch.float64
-    steps = torch.empty(min(_BLOCK, len(values)), dtype=precision)
-    for start in range(0, len(values), _BLOCK):
-        block = values[start : start + _BLOCK]
-        own = steps[: len(block)]
-        own.copy_(block).mul_(1 / resolution).round_()
-        into[start : start + len(block)].copy_(own)
+    reals = (values if values.dtype in (torch.float32, torch.float64) else values.float()).numpy()
+
+    def encode(start: int, stop: int) -> None:
+        steps = np.empty(min(_BLOCK, stop - start), reals.dtype)
+        for at in range(start, stop, _BLOCK):
+            block = reals[at : min(at + _BLOCK, stop)]
+            own = steps[: len(block)]
+            np.multiply(block, 1 / resolution, out=own)
+            np.rint(own, out=own)
+            np.copyto(into[at : at + len(block)], own, casting="unsafe")
+
+    in_threads(encode, len(reals), _BLOCK)
 
 
-def _encode_two_words(values: torch.Tensor, resolution: float, into: torch.Tensor) -> None:
-    whole = (values.double() / resolution).round().to(torch.int64)
-    low, high = into.view(2, -1)
-    low.copy_(whole & (2**LOW_BITS - 1))
-    high.copy_(whole >> LOW_BITS)
+def _decode_word(words: np.ndarray, resolution: float, dtype: torch.dtype) -> torch.Tensor:
+    reals = np.empty(len(words), np.float32 if dtype == torch.float32 else np.float64)
+
+    def decode(start: int, stop: int) -> None:
+        for at in range(start, stop, _BLOCK):
+            block = reals[at : min(at + _BLOCK, stop)]
+            np.copyto(block, words[at : at + len(block)], casting="unsafe")
+            np.multiply(block, resolution, out=block)
+
+    in_threads(decode, len(words), _BLOCK)
+    return torch.from_numpy(reals)
+
+
+def _encode_two_words(values: torch.Tensor, resolution: float, into: np.ndarray) -> None:
+    whole = np.rint(values.double().numpy() / resolution).astype(np.int64)
+    low, high = into.reshape(2, -1)
+    low[:] = whole & (2**LOW_BITS - 1)
+    high[:] = whole >> LOW_BITS
+
+
+def _decode_two_words(words: np.ndarray, resolution: float, dtype: torch.dtype) -> torch.Tensor:
+    low, high = words.reshape(2, -1)
+    whole = (high.astype(np.int64) << LOW_BITS) + low.view(np.uint32)
+    return torch.from_numpy(whole * resolution)

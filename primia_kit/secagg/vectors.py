@@ -35,7 +35,7 @@ def add_masks(words: np.ndarray, masks: Sequence[tuple[bytes, int]]) -> None:
                 mask = buffer[: block.nbytes].view("<u4")
                 (np.add if sign > 0 else np.subtract)(block, mask, out=block)
 
-    _in_threads(add, len(words), _BLOCK)
+    in_threads(add, len(words), _BLOCK)
 
 
 def digest(data) -> bytes:
@@ -47,11 +47,11 @@ def digest(data) -> bytes:
         for at in range(start, stop, size):
             hashes[at // size] = hashlib.sha256(view[at : min(at + size, stop)]).digest()
 
-    _in_threads(hash_blocks, len(view), size)
+    in_threads(hash_blocks, len(view), size)
     return hashlib.sha256(len(view).to_bytes(8, "big") + b"".join(hashes)).digest()
 
 
-def _in_threads(work: Callable[[int, int], None], length: int, block: int) -> None:
+def in_threads(work: Callable[[int, int], None], length: int, block: int) -> None:
     """Call work(start, stop) on ranges that begin at multiples of `block` and cover 0 to `length`."""
     share = -(-length // (_THREADS * block)) * block
     if length <= 16 * block or _THREADS == 1:
