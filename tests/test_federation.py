@@ -249,7 +249,9 @@ def test_the_sum_is_secure_unless_told_otherwise(sites, small_plan):
     secure, plain = federate(plan, sites), federate(plan, sites, aggregator=PlainSum())
     for name, weights in plain.model.weights.items():
         torch.testing.assert_close(secure.model.weights[name], weights, atol=5e-6, rtol=1e-5)
-    clear = {(e.purpose, e.sender, e.what) for e in secure.transcript.entries if e.readable == "in clear" and "share" not in e.what}
+    clear = {
+        (e.purpose, e.sender, e.what) for e in secure.transcript.entries if e.readable == "in clear" and "share" not in e.what
+    }
     losses = {("round 1 update", name, "its mean training loss and number of steps") for name in "ABC"}
     assert {entry for entry in clear if entry[1] != "server"} == losses
     whole = {(e.purpose, e.sender) for e in plain.transcript.entries if e.what == "its whole contribution"}

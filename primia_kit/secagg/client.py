@@ -145,13 +145,13 @@ class Client:
 
     def _unmask(self, body: memoryview) -> bytes:
         confirmed = self._genuine(Phase.CONSISTENCY, body, 32)
-        if not confirmed.keys() <= self._survivors:
-            raise self._aborted("a site that isn't a survivor signed the survivor list")
         for v, view in confirmed.items():
             if view != self._view():
                 raise self._aborted(
                     f"site {self.agreement.sites[v]} was told other keys or other survivors: the server may be lying"
                 )
+        if not confirmed.keys() <= self._survivors:
+            raise self._aborted("a site that isn't a survivor signed the survivor list")
         if len(confirmed) < self.agreement.threshold:
             raise self._aborted(
                 f"{len(confirmed)} sites signed the survivor list, {self.agreement.threshold} are needed to open the sum"

@@ -40,7 +40,9 @@ class Server:
         self._released: dict[int, dict[int, bytes]] = {}  # U5: site -> peer -> share
         if agreement.unsafe_two_survivors:
             self.transcript.learned(
-                agreement.purpose, "UNSAFE: two survivors are allowed here, and each of two learns the other's contribution", PUBLIC
+                agreement.purpose,
+                "UNSAFE: two survivors are allowed here, and each of two learns the other's contribution",
+                PUBLIC,
             )
 
     def receive(self, message) -> None:
