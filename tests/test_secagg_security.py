@@ -13,8 +13,18 @@ from primia_kit.errors import KitError
 from primia_kit.secagg import AggregationAborted, Client, Identity, MessageRefused, Server, keys
 from primia_kit.secagg import client as client_module
 from primia_kit.secagg.messages import (
-    SERVER, Phase, Share, body_of, header, join, joined_records, parted, records, signed_message, unsigned_message,
-)  # fmt: skip
+    SERVER,
+    Phase,
+    Share,
+    body_of,
+    header,
+    join,
+    joined_records,
+    parted,
+    records,
+    signed_message,
+    unsigned_message,
+)
 from primia_kit.secagg.vectors import add_masks
 
 from .secagg_rounds import IDENTITIES, agree, clients_of, forgetful, relay, true_sum, vector

@@ -1,7 +1,7 @@
 """How the server learns a sum over hospitals: the interface, the plain sum that hides nothing, and the secure one."""
 
 from .aggregation import Aggregator, PlainSum
-from .agreement import Agreement, AggregationAborted, MessageRefused, default_threshold
+from .agreement import AggregationAborted, Agreement, MessageRefused, default_threshold
 from .client import Client
 from .fields import Field, Layout
 from .keys import Identity

@@ -10,11 +10,21 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ..errors import KitError
 from . import keys
-from .agreement import Agreement, AggregationAborted
+from .agreement import AggregationAborted, Agreement
 from .keys import SEED_BYTES, Identity
 from .messages import (
-    SEALED_BYTES, SERVER, Phase, Share, blank_message, joined_records, open_message, parted, records, sign, signed_message,
-)  # fmt: skip
+    SEALED_BYTES,
+    SERVER,
+    Phase,
+    Share,
+    blank_message,
+    joined_records,
+    open_message,
+    parted,
+    records,
+    sign,
+    signed_message,
+)
 from .vectors import add_masks
 
 KEYS_BYTES = 96

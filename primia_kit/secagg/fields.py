@@ -72,8 +72,8 @@ class Field:
         if math.ceil(self.bound / resolution) > room:
             more = ", or two words" if self.words == 1 else ""
             raise KitError(
-                f"Field {name!r} could overflow: {sites} sites x bound {self.bound:g} / resolution {resolution:g} needs more than "
-                f"{room * sites:.3g} steps. Give it a coarser resolution, a lower bound{more}."
+                f"Field {name!r} could overflow: {sites} sites x bound {self.bound:g} / resolution {resolution:g} needs more "
+                f"than {room * sites:.3g} steps. Give it a coarser resolution, a lower bound{more}."
             )
         return Field(self.bound, resolution, self.words)
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 
 from ..errors import KitError, nearest
-from .agreement import RUN_BYTES, SMALLEST_ANONYMITY, Agreement, check_sites
 from .aggregation import Contribution, check_same_parts
+from .agreement import RUN_BYTES, SMALLEST_ANONYMITY, Agreement, check_sites
 from .client import Client
 from .fields import Field, Layout
 from .keys import Identity

@@ -7,12 +7,20 @@ import hashlib
 import numpy as np
 
 from . import keys
-from .agreement import Agreement, AggregationAborted, MessageRefused
+from .agreement import AggregationAborted, Agreement, MessageRefused
 from .client import KEYS_BYTES, enough, view_digest
 from .keys import SEED_BYTES
 from .messages import (
-    SEALED_BYTES, SERVER, Phase, Share, join, joined_records, open_message, records, unsigned_message,
-)  # fmt: skip
+    SEALED_BYTES,
+    SERVER,
+    Phase,
+    Share,
+    join,
+    joined_records,
+    open_message,
+    records,
+    unsigned_message,
+)
 from .transcript import CLEAR, OPAQUE, PUBLIC, Transcript
 from .vectors import add_masks
 
@@ -39,11 +47,8 @@ class Server:
         self._confirmed: dict[int, bytes] = {}  # U4: site -> its whole message
         self._released: dict[int, dict[int, bytes]] = {}  # U5: site -> peer -> share
         if agreement.unsafe_two_survivors:
-            self.transcript.learned(
-                agreement.purpose,
-                "UNSAFE: two survivors are allowed here, and each of two learns the other's contribution",
-                PUBLIC,
-            )
+            told = "UNSAFE: two survivors are allowed here, and each of two learns the other's contribution"
+            self.transcript.learned(agreement.purpose, told, PUBLIC)
 
     def receive(self, message) -> None:
         """Take a site's message.
@@ -171,8 +176,8 @@ class Server:
                     masks += [self._pair_mask(own, u, v) for v in self._inputs]
             if not genuine:
                 raise AggregationAborted(
-                    f"{self.agreement.purpose}: a secret of site {self.agreement.sites[u]} can't be rebuilt: one of the shares of it "
-                    "is false. Repeat the round under another purpose."
+                    f"{self.agreement.purpose}: a secret of site {self.agreement.sites[u]} can't be rebuilt: one of the shares "
+                    "of it is false. Repeat the round under another purpose."
                 )
         add_masks(self._sum, masks)
         self.survivors = tuple(self.agreement.sites[u] for u in sorted(self._inputs))
@@ -195,8 +200,8 @@ class Server:
     def _enough_to_open(self, did: str, sites) -> None:
         if len(sites) < self.agreement.threshold:
             raise AggregationAborted(
-                f"{self.agreement.purpose}: the secure sum can't be opened: {len(sites)} of {len(self.agreement.sites)} sites {did} "
-                f"({self.agreement.names(sites)}), and {self.agreement.threshold} are needed."
+                f"{self.agreement.purpose}: the secure sum can't be opened: {len(sites)} of {len(self.agreement.sites)} sites "
+                f"{did} ({self.agreement.names(sites)}), and {self.agreement.threshold} are needed."
             )
 
     def _refused(self, sender: int, why: str) -> MessageRefused:
