@@ -144,7 +144,7 @@ def test_what_hides_nothing_is_refused(options, sites, sentence):
 
 
 def test_more_survivors_can_be_demanded():
-    with pytest.raises(AggregationAborted, match="6 of 7 sites sent a vector .* and 7 are needed"):
+    with pytest.raises(AggregationAborted, match=r"6 of 7 sites sent a vector .* and 7 are needed"):
         SecureSum(min_survivors=7, dropouts={"C": "before masking"}).sum("x", contributions("ABCDEFG"), FIELDS)
 
 
@@ -168,7 +168,7 @@ def test_a_restart_doesnt_make_a_hospital_forget(tmp_path):
     again = Identity(identity._key, tmp_path / "rounds")
     again.begin(RUN, "round 2")
     again.begin(bytes(16), "round 1")
-    with pytest.raises(KitError, match="round 1: .* before"):
+    with pytest.raises(KitError, match=r"round 1: .* before"):
         again.begin(RUN, "round 1")
 
 

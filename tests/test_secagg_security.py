@@ -1,5 +1,6 @@
 """Who listens sees noise, and who meddles gets no sum: each guard is also tested by taking it away."""
 
+import contextlib
 import hashlib
 
 import numpy as np
@@ -51,65 +52,51 @@ def byte_p_value(words: np.ndarray) -> float:
 WORDS = 1 << 15
 
 
-class ServersView:
-    """What the server can form from site A's masked vector in two rounds with the same input, all zeros.
+def servers_view(monkeypatch, mutant=add_masks) -> dict[str, float]:
+    """What the server can form from site A's masked vector in two rounds with the same input, all zeros, as p-values.
 
-    With five sites, nobody dropping out, and a server that follows its curiosity as far as one kind of share goes.
+    Args:
+        mutant: called by the clients in place of add_masks(words, masks).
     """
+    masked, masks_of = [], []
 
-    def __init__(self):
-        self.first, self_mask, pair_masks = self._round("round 1 update")
-        self.second, _, _ = self._round("round 2 update")
-        self.without_self_mask = self._less(self.first, self_mask)  # the survivors' shares open b
-        self.without_pair_masks = self._less(self.first, pair_masks)  # had it said that A dropped out
-        self.difference = self.first - self.second
+    def masking(words, masks):
+        masks_of.append(masks)
+        mutant(words, masks)
 
-    def _round(self, purpose):
-        agreement = agree(words=WORDS, purpose=purpose)
-        inputs = [np.zeros(WORDS, np.uint32)] * 5
-        clients, seen = clients_of(agreement, inputs), {}
-        relay(Server(agreement), clients, up=lambda phase, site, message: seen.update({(phase, site): message}) or [message])
-        forms = np.frombuffer(body_of(bytes(seen[Phase.MASKED_INPUT, "A"])), "<u4")
-        return forms, *self._masks[purpose]
+    for purpose in ("round 1 update", "round 2 update"):
+        masks_of.clear()
+        agreement, seen = agree(words=WORDS, purpose=purpose), {}
+        monkeypatch.setattr(client_module, "add_masks", masking)
+        relay(
+            Server(agreement),
+            clients_of(agreement, [np.zeros(WORDS, np.uint32)] * 5),
+            up=lambda phase, site, message, seen=seen: seen.update({(phase, site): bytes(message)}) or [message],
+        )
+        masked.append(np.frombuffer(body_of(seen[Phase.MASKED_INPUT, "A"]), "<u4"))
+    self_mask, *pair_masks = masks_of[0]  # A comes first
 
-    _masks: dict = {}
-
-    @staticmethod
-    def _less(words, masks):
-        rest = words.copy()
+    def taken_off(masks):
+        rest = masked[1].copy()
         add_masks(rest, [(key, -sign) for key, sign in masks])
         return rest
 
-    def p_values(self):
-        views = ("first", "second", "without_self_mask", "without_pair_masks", "difference")
-        return {name: byte_p_value(getattr(self, name)) for name in views}
-
-
-@pytest.fixture
-def servers_view(monkeypatch):
-    """Make a view with the client's masking replaced by a mutant: mutant(words, masks) instead of add_masks."""
-
-    def make(mutant=add_masks):
-        def masking(words, masks):
-            purpose = "round 2 update" if ServersView._masks else "round 1 update"
-            if len(masks) == 5 and purpose not in ServersView._masks and not words.any():
-                ServersView._masks[purpose] = (masks[:1], masks[1:])  # site A comes first
-            mutant(words, masks)
-
-        monkeypatch.setattr(client_module, "add_masks", masking)
-        # A mutant's sum is wrong, which isn't the point here: the server adds and unmasks all the same.
-        ServersView._masks = {}
-        return ServersView()
-
-    return make
+    views = {
+        "first": masked[0],
+        "second": masked[1],
+        "difference": masked[0] - masked[1],
+        "without self mask": taken_off([self_mask]),  # which the survivors' shares open
+        "without pair masks": taken_off(pair_masks),  # which it could have opened by saying that A dropped out
+    }
+    return {name: byte_p_value(view) for name, view in views.items()}
 
 
 FALSE_ALARM = 1e-9
 
 
-def test_a_masked_vector_is_noise_to_the_server(servers_view):
+def test_a_masked_vector_is_noise_to_the_server(monkeypatch):
     """Also when it has taken off every mask that its shares open, and between rounds of the same input."""
-    assert min(servers_view().p_values().values()) > FALSE_ALARM
+    assert min(servers_view(monkeypatch).values()) > FALSE_ALARM
 
 
 def no_masks(words, masks):
@@ -132,13 +119,13 @@ def same_masks_every_round(words, masks):
     ("mutant", "caught_by"),
     [
         (no_masks, {"first", "second", "difference"}),
-        (no_self_mask, {"without_pair_masks"}),
-        (no_pair_masks, {"without_self_mask"}),
+        (no_self_mask, {"without pair masks"}),
+        (no_pair_masks, {"without self mask"}),
         (same_masks_every_round, {"difference"}),
     ],
 )
-def test_the_test_of_noise_catches_mutants(servers_view, mutant, caught_by):
-    p_values = servers_view(mutant).p_values()
+def test_the_test_of_noise_catches_mutants(monkeypatch, mutant, caught_by):
+    p_values = servers_view(monkeypatch, mutant)
     assert {name for name, p in p_values.items() if p < FALSE_ALARM} >= caught_by
 
 
@@ -185,10 +172,8 @@ def released_secrets(monkeypatch=None, mutate=None, dropout="E"):
             last[site] = bytes(message)
         return [] if site == dropout and phase >= Phase.MASKED_INPUT else [message]
 
-    try:
+    with contextlib.suppress(MessageRefused):  # the server won't take what a mutant sends; what counts is that it was sent
         relay(server, clients, up=up)
-    except MessageRefused:
-        pass  # the server won't take what a mutant sends; what counts is that it was sent
     for site, message in last.items():
         own = truth[agreement.sites.index(site)]
         for peer, shares in own.items():
