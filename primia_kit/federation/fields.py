@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from ..secagg import Field
 
 MOST_PIXELS = 2.0**36  # at one site: 16 million films of 64 x 64 pixels
-PRECISION = 2.0**-19  # of the mean update, at worst; rounding errors go both ways, so a tenth of it is seen
+PRECISION = 2.0**-19  # of the mean update, at worst
 LARGEST_STATISTIC = 2.0**20  # change of a BatchNorm statistic in one round; variances can be large
 _STATISTICS = ("running_mean", "running_var")
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import KitError
-from .vectors import in_threads
+from .vectors import extremes, in_threads
 
 LOW_BITS = 24  # of the lower of two words: 255 sites' low words add up to less than 2^32
 MOST_SITES = 255
@@ -93,9 +93,7 @@ def check_part(purpose: str, site: str, name: str, part: torch.Tensor, field: Fi
     """Refuse a part that isn't finite, or that leaves its field's range."""
     if not part.is_floating_point():
         raise KitError(f"{purpose}: {name!r} of site {site} is {part.dtype}; contributions are floating-point numbers.")
-    if not part.numel():
-        return
-    low, high = (float(extreme) for extreme in torch.aminmax(part))  # NaN goes through to both
+    low, high = extremes(_reals(part))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise KitError(f"{purpose}: {name!r} of site {site} isn't finite: its training diverged (lower learning_rate).")
     if field is not None and max(-low, high) > field.bound:
@@ -153,10 +151,10 @@ class Layout:
         """
         signed = into.view(np.int32)
         for part in self.parts:
-            values = contribution[part.name].detach()
+            values = contribution[part.name].detach().reshape(-1)
             check_part(purpose, site, part.name, values, part.field)
             encode = _encode_word if part.field.words == 1 else _encode_two_words
-            encode(values.reshape(-1), part.field.resolution, signed[part.start : part.start + part.words])
+            encode(values, part.field.resolution, signed[part.start : part.start + part.words])
 
     def decode(self, words: np.ndarray) -> dict[str, torch.Tensor]:
         """The sum of contributions from the sum of their vectors, a uint32 vector [words]."""
@@ -168,9 +166,15 @@ class Layout:
         return sums
 
 
+def _reals(values: torch.Tensor) -> np.ndarray:
+    """A flat array that shares the tensor's memory where it can: numpy knows no bfloat16."""
+    flat = values.detach().reshape(-1)
+    return (flat if flat.dtype in (torch.float32, torch.float64) else flat.float()).numpy()
+
+
 def _encode_word(values: torch.Tensor, resolution: float, into: np.ndarray) -> None:
     # A float32 times a power of two is exact, and so is a rounded one as an int32.
-    reals = (values if values.dtype in (torch.float32, torch.float64) else values.float()).numpy()
+    reals = _reals(values)
 
     def encode(start: int, stop: int) -> None:
         steps = np.empty(min(_BLOCK, stop - start), reals.dtype)

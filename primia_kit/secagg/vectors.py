@@ -38,6 +38,20 @@ def add_masks(words: np.ndarray, masks: Sequence[tuple[bytes, int]]) -> None:
     in_threads(add, len(words), _BLOCK)
 
 
+def extremes(reals: np.ndarray) -> tuple[float, float]:
+    """The smallest and the largest value of a flat array; NaN if there is one, (0, 0) if there is no value."""
+    found = [(0.0, 0.0)]
+
+    def find(start: int, stop: int) -> None:
+        for at in range(start, stop, _BLOCK):
+            block = reals[at : min(at + _BLOCK, stop)]
+            found.append((block.min(), block.max()))
+
+    in_threads(find, len(reals), _BLOCK)
+    low, high = np.array(found[1:] or found, float).T
+    return float(low.min()), float(high.max())
+
+
 def digest(data) -> bytes:
     """SHA-256 over the SHA-256 of each MiB of a buffer, and its length: a hash list, so that threads can share the work."""
     view, size = memoryview(data).cast("B"), 1 << 20
