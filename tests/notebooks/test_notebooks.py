@@ -18,6 +18,7 @@ from ..conftest import ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {  # each notebook has its line here: there is no list of notebooks to skip
     "00_quickstart": {"patients": 10, "rounds": 1, "size": 32},
+    "03_secure_aggregation": {"patients": 10, "rounds": 1, "parameters": 1000},
 }
 FIRST_WORDS, LAST_WORDS = ("question", "see", "how long"), ("learned", "leaks", "limits", "exercises", "<details>")
 
