@@ -281,9 +281,16 @@ def two_shares_make_a_line(secret: float = 5.0, slope: float = 1.5) -> Figure:
             axis.plot(0, secret, "D", color=ORANGE, ms=8, label="the secret")
         axis.plot(shares, [secret + slope * x for x in shares], "o", color=BLUE, ms=8, label="shares")
         for x in shares:
-            axis.annotate(f"hospital {'ABC'[x - 1]}", (x, secret + slope * x), (6, -14), textcoords="offset points", fontsize=9)
-        axis.set(title=title, xlim=(-0.4, 4), ylim=(0, 16), xticks=[0, 1, 2, 3], yticks=[])
-        axis.legend(frameon=False, fontsize=8, loc="upper left")
+            axis.annotate(
+                f"hospital {'ABC'[x - 1]}",
+                (x, secret + slope * x),
+                (8, -16),
+                textcoords="offset points",
+                fontsize=9,
+                backgroundcolor="white",
+            )
+        axis.set(title=title, xlim=(-0.4, 4), ylim=(0, 19), xticks=[0, 1, 2, 3], yticks=[])
+        axis.legend(fontsize=8, loc="upper right" if len(shares) == 1 else "upper left", framealpha=1, edgecolor="none")
     return _clean(figure)
 
 

@@ -252,7 +252,7 @@ def test_the_sum_is_secure_unless_told_otherwise(sites, small_plan):
     clear = {
         (e.purpose, e.sender, e.what) for e in secure.transcript.entries if e.readable == "in clear" and "share" not in e.what
     }
-    losses = {("round 1 update", name, "its mean training loss and number of steps") for name in "ABC"}
+    losses = {("round 1 update", name, "a mean training loss and a number of steps") for name in "ABC"}
     assert {entry for entry in clear if entry[1] != "server"} == losses
     whole = {(e.purpose, e.sender) for e in plain.transcript.entries if e.what == "its whole contribution"}
     assert whole == {(purpose, name) for purpose in ("pixel statistics", "round 1 update") for name in "ABC"}

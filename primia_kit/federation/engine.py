@@ -89,7 +89,7 @@ class Federation:
         for site in self.sites:
             updates[site.name], trainings[site.name] = site.update(self.plan, self.spec, self.weights, number)
             # The engine shows these two, so they leave the site in clear.
-            self.aggregator.transcript.clear(f"round {number} update", site.name, "its mean training loss and number of steps")
+            self.aggregator.transcript.clear(f"round {number} update", site.name, "a mean training loss and a number of steps")
         # A site alone adds nothing up, so there is no sum that could overflow and no range to keep.
         names = next(iter(updates.values()))
         fields = update_fields(names, self.largest_weight, len(updates)) if len(updates) > 1 else None

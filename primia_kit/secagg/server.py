@@ -191,7 +191,7 @@ class Server:
     def _tell(self) -> None:
         purpose, names = self.agreement.purpose, self.agreement.names
         left = set(range(len(self.agreement.sites))) - self._inputs
-        self.transcript.learned(purpose, f"whose vectors are in the sum: {names(self._inputs)}; who left before: {names(left)}")
+        self.transcript.learned(purpose, f"who left before: {names(left)}")
         self.transcript.learned(purpose, f"the sum of the vectors of {names(self._inputs)}")
 
     def _forwarded(self, messages: dict[int, bytes]) -> bytes:

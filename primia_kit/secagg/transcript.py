@@ -72,18 +72,19 @@ class Transcript:
         rows = [{title: getattr(entry, name) for name, title in columns.items()} for entry in self.entries]
         return pd.DataFrame(rows, columns=list(columns.values()))
 
-    def sentences(self) -> list[str]:
-        """What the server saw, a sentence for each kind of thing in each round."""
+    def sentences(self, purpose: str | None = None) -> list[str]:
+        """What the server saw, a sentence for each kind of thing, in one round or in all."""
         groups: dict[tuple[str, str, str], list[Entry]] = {}
         for entry in self.entries:
-            groups.setdefault((entry.purpose, entry.what, entry.readable), []).append(entry)
+            if purpose in (None, entry.purpose):
+                groups.setdefault((entry.purpose, entry.what, entry.readable), []).append(entry)
         said = []
-        for (purpose, what, readable), entries in groups.items():
+        for (of, what, readable), entries in groups.items():
             if entries[0].sender == "server":
-                said.append(f"{purpose}: the server learned {what}.")
+                said.append(f"{of}: the server learned {what}.")
                 continue
             sites = ", ".join(entry.sender for entry in entries)
             size = f" ({max(entry.bytes for entry in entries):,} bytes each)" if entries[0].bytes else ""
-            meaning = {OPAQUE: "which say nothing to it", PUBLIC: "which anybody may know", CLEAR: "in clear"}[readable]
-            said.append(f"{purpose}: the server received {what}{size} from {sites}, {meaning}.")
+            meaning = {OPAQUE: "opaque to it", PUBLIC: "which anybody may know", CLEAR: "in clear"}[readable]
+            said.append(f"{of}: the server received {what}{size} from {sites}, {meaning}.")
         return said
