@@ -327,9 +327,12 @@ def test_keys_of_an_earlier_attempt_at_the_same_round_open_nothing():
     """Replayed by the server to the others: their site finds that they aren't its own."""
     agreement, first = agree(), {}
     relay(Server(agreement), clients_of(agreement), up=lambda p, s, m: first.update({(p, s): m}) or [m], until=Phase.SHARES)
-    server = Server(agreement)
-    with pytest.raises(AggregationAborted):
-        relay(server, clients_of(agreement), up=lambda p, s, m: [first[p, s] if (p, s) == (Phase.KEYS, "C") else m])
+    server, clients = Server(agreement), clients_of(agreement)
+    relay(server, clients, up=lambda p, s, m: [first[p, s] if (p, s) == (Phase.KEYS, "C") else m], until=Phase.SHARES)
+    told = unsigned_message(agreement, Phase.KEYS, server._forwarded(server._keys))
+    clients["A"].answer(told)
+    with pytest.raises(AggregationAborted, match="other keys in this site's name"):
+        clients["C"].answer(told)
 
 
 def test_a_late_message_is_refused():
@@ -392,14 +395,11 @@ def test_a_site_cant_speak_for_another():
 @pytest.mark.parametrize("which", ["mask_key", "channel_key"])
 def test_a_public_key_of_low_order_ends_the_round(which):
     agreement = agree()
+    clients = clients_of(agreement)
+    bad = keys_message(agreement, 1, forgetful(IDENTITIES[1]), **{which: bytes(32)})
+    clients["B"]._own_keys = bytes(body_of(bad))  # B means it
     with pytest.raises(AggregationAborted, match="site B sent a bad public key"):
-        relay(
-            Server(agreement),
-            clients_of(agreement),
-            up=lambda p, s, m: [
-                keys_message(agreement, 1, forgetful(IDENTITIES[1]), **{which: bytes(32)}) if (p, s) == (Phase.KEYS, "B") else m
-            ],
-        )
+        relay(Server(agreement), clients, up=lambda p, s, m: [bad if (p, s) == (Phase.KEYS, "B") else m])
 
 
 def test_a_copied_key_ends_the_round():

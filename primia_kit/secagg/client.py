@@ -67,7 +67,7 @@ class Client:
         self._channel_key = X25519PrivateKey.generate()
         self._public: dict[int, bytes] = {}  # U1: site -> the body of its keys message
         self._sealed: dict[int, bytes] = {}  # U2 without this site: site -> its shares for this one, encrypted
-        self._own_shares = b""
+        self._own_keys = self._own_shares = b""
         self._survivors: frozenset[int] = frozenset()  # U3
         self._keys_digest = b""
 
@@ -76,7 +76,8 @@ class Client:
         if self._phase is not None:
             raise self._aborted("the round has begun before")
         committed = keys.commitment(self._self_mask_seed, self.agreement.digest, self.index)
-        return self._message(Phase.KEYS, keys.public_bytes(self._mask_key) + keys.public_bytes(self._channel_key) + committed)
+        self._own_keys = keys.public_bytes(self._mask_key) + keys.public_bytes(self._channel_key) + committed
+        return self._message(Phase.KEYS, self._own_keys)
 
     def answer(self, message) -> bytes | memoryview:
         """The answer to the server's next message.
@@ -103,6 +104,8 @@ class Client:
     def _share_keys(self, body: memoryview) -> bytes:
         self._public = self._genuine(Phase.KEYS, body, KEYS_BYTES)
         self._enough("sent keys", self._public)
+        if self._public[self.index] != self._own_keys:
+            raise self._aborted("the server forwards other keys in this site's name, from an earlier attempt")
         self._keys_digest = hashlib.sha256(body).digest()
         public = [key[at : at + 32] for key in self._public.values() for at in (0, 32)]
         if len(set(public)) < len(public):
