@@ -15,6 +15,7 @@ from primia_kit.secagg import AggregationAborted, Client, Identity, MessageRefus
 from primia_kit.secagg import client as client_module
 from primia_kit.secagg.messages import (
     SERVER,
+    TAG_BYTES,
     Phase,
     Share,
     body_of,
@@ -73,7 +74,7 @@ def servers_view(monkeypatch, mutant=add_masks) -> dict[str, float]:
             clients_of(agreement, [np.zeros(WORDS, np.uint32)] * 5),
             up=lambda phase, site, message, seen=seen: seen.update({(phase, site): bytes(message)}) or [message],
         )
-        masked.append(np.frombuffer(body_of(seen[Phase.MASKED_INPUT, "A"]), "<u4"))
+        masked.append(np.frombuffer(body_of(seen[Phase.MASKED_INPUT, "A"])[:-TAG_BYTES], "<u4"))
     self_mask, *pair_masks = masks_of[0]  # A comes first
 
     def taken_off(masks):
@@ -329,7 +330,7 @@ def test_keys_of_an_earlier_attempt_at_the_same_round_open_nothing():
     relay(Server(agreement), clients_of(agreement), up=lambda p, s, m: first.update({(p, s): m}) or [m], until=Phase.SHARES)
     server, clients = Server(agreement), clients_of(agreement)
     relay(server, clients, up=lambda p, s, m: [first[p, s] if (p, s) == (Phase.KEYS, "C") else m], until=Phase.SHARES)
-    told = unsigned_message(agreement, Phase.KEYS, server._forwarded(server._keys))
+    told = unsigned_message(agreement, Phase.KEYS, bytes(32) + server._forwarded(server._keys))
     clients["A"].answer(told)
     with pytest.raises(AggregationAborted, match="other keys in this site's name"):
         clients["C"].answer(told)
@@ -375,8 +376,9 @@ def test_a_forged_identity_is_refused_by_server_and_sites():
         """The server puts its own keys in B's place, to read A's shares for B."""
         if (phase, site) != (Phase.KEYS, "A"):
             return message
-        others = list(parted(agreement, memoryview(message)[len(header(agreement, phase, SERVER)) :]))
-        return unsigned_message(agreement, phase, join([others[0], forged, *others[2:]]))
+        body = memoryview(message)[len(header(agreement, phase, SERVER)) :]
+        others = list(parted(agreement, body[32:]))
+        return unsigned_message(agreement, phase, bytes(body[:32]) + join([others[0], forged, *others[2:]]))
 
     with pytest.raises(MessageRefused, match="isn't signed by site B"):
         relay(Server(agreement), clients_of(agreement), down=swap)
@@ -420,6 +422,46 @@ def test_a_copied_key_ends_the_round():
 
     with pytest.raises(AggregationAborted, match="two sites have the same keys"):
         relay(Server(agreement), clients_of(agreement), up=up)
+
+
+def in_the_middle(swap_key):
+    """Somebody between C and the server, who alters C's vector, and may put a key of her own in the server's place."""
+    agreement, hers = agree(), X25519PrivateKey.generate()
+
+    def down(phase, site, message):
+        if not swap_key or (phase, site) != (Phase.KEYS, "C"):
+            return message
+        head = len(header(agreement, phase, SERVER))
+        return bytes(message[:head]) + keys.public_bytes(hers) + bytes(message[head + 32 :])
+
+    def up(phase, site, message):
+        if (phase, site) != (Phase.MASKED_INPUT, "C"):
+            return [message]
+        changed = np.frombuffer(bytes(message), np.uint8).copy()
+        changed[-64 - TAG_BYTES - 1] ^= 1  # the vector's last byte
+        return [changed.tobytes()]
+
+    relay(Server(agreement), clients_of(agreement), up=up, down=down)
+
+
+@pytest.mark.parametrize("swap_key", [False, True])
+def test_a_vector_altered_on_its_way_is_refused(swap_key):
+    """The tag is signed, and only the site and the server can make it: not even a false server key helps."""
+    with pytest.raises(MessageRefused, match="site C sent a vector that was changed on its way"):
+        in_the_middle(swap_key)
+
+
+def test_a_false_server_key_makes_no_vector_that_counts():
+    """Though nothing else was altered: the server finds that the tag isn't for it."""
+    agreement = agree()
+
+    def down(phase, site, message):
+        head = len(header(agreement, phase, SERVER))
+        other = keys.public_bytes(X25519PrivateKey.generate())
+        return bytes(message[:head]) + other + bytes(message[head + 32 :]) if phase is Phase.KEYS else message
+
+    with pytest.raises(MessageRefused, match="changed on its way"):
+        relay(Server(agreement), clients_of(agreement), down=down)
 
 
 # A lying server

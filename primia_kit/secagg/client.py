@@ -15,6 +15,7 @@ from .keys import SEED_BYTES, Identity
 from .messages import (
     SEALED_BYTES,
     SERVER,
+    TAG_BYTES,
     Phase,
     Share,
     blank_message,
@@ -69,7 +70,7 @@ class Client:
         self._sealed: dict[int, bytes] = {}  # U2 without this site: site -> its shares for this one, encrypted
         self._own_keys = self._own_shares = b""
         self._survivors: frozenset[int] = frozenset()  # U3
-        self._keys_digest = b""
+        self._keys_digest = self._server_key = b""
 
     def start(self) -> bytes:
         """The first message to the server."""
@@ -102,7 +103,8 @@ class Client:
             raise
 
     def _share_keys(self, body: memoryview) -> bytes:
-        self._public = self._genuine(Phase.KEYS, body, KEYS_BYTES)
+        self._server_key = bytes(body[:32])
+        self._public = self._genuine(Phase.KEYS, body[32:], KEYS_BYTES)
         self._enough("sent keys", self._public)
         if self._public[self.index] != self._own_keys:
             raise self._aborted("the server forwards other keys in this site's name, from an earlier attempt")
@@ -125,10 +127,15 @@ class Client:
         if self.index in self._sealed or not self._sealed.keys() <= self._public.keys():
             raise self._aborted("shares came from a site that sent no keys")
         self._enough("sent shares", [self.index, *self._sealed])
-        message, space = blank_message(self.agreement, Phase.MASKED_INPUT, self.index, 4 * self.agreement.words)
-        words = space.view("<u4")
+        message, space = blank_message(self.agreement, Phase.MASKED_INPUT, self.index, 4 * self.agreement.words + TAG_BYTES)
+        words = space[:-TAG_BYTES].view("<u4")
         self._write_input(words)
         add_masks(words, [(self._self_mask_key(), 1), *self._pair_masks()])
+        try:
+            tag = keys.vector_tag(words, self._channel_key, self._server_key, self.agreement.digest, self.index)
+        except ValueError as error:
+            raise self._aborted("the server sent a bad public key") from error
+        space[-TAG_BYTES:] = np.frombuffer(tag, np.uint8)
         self._phase = Phase.MASKED_INPUT
         return sign(message, self._identity)
 

@@ -1,6 +1,7 @@
 """The bytes that travel. A network adapter carries them as they are.
 
-A message is a header, a body and, from a site, a signature of 64 bytes over header and body:
+A message is a header, a body and, from a site, a signature of 64 bytes over header and body (of a masked
+vector, over its tag alone: see `keys.vector_tag`):
 
     "PSA" version | phase | sender | length of purpose (u16) | run (16) | hash of the agreement (32) | purpose, zero-padded
 
@@ -8,15 +9,16 @@ The header's length is a multiple of 16, so that a vector behind it is aligned. 
 index in the agreement; 255 is the server, whose messages aren't signed: sites check what it forwards.
 
     phase          body of a site's message                          body of the server's answer
-    keys           mask key (32), channel key (32), commitment (32)   all sites' messages of this phase
+    keys           mask key (32), channel key (32), commitment (32)   server's key (32), all sites' messages of this phase
     shares         for each other site: index, ciphertext (48)        for this site: index, ciphertext of each sender
-    masked input   the vector, little-endian u32                      indices of those whose vector came
+    masked input   the vector, little-endian u32, and its tag (16)    indices of those whose vector came
     consistency    hash of what the site was told (32)                all sites' messages of this phase
     unmasking      for each peer: index, kind, share (16)             none: the server has the sum
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
@@ -25,11 +27,11 @@ import numpy as np
 
 from .agreement import RUN_BYTES, Agreement, MessageRefused
 from .keys import SEED_BYTES, Identity, is_signed
-from .vectors import digest
 
 VERSION = 1
 SERVER = 255
 SEALED_BYTES = 2 * SEED_BYTES + 16
+TAG_BYTES = 16
 SIGNATURE_BYTES = 64
 _START = struct.Struct(f"<3sBBBH{RUN_BYTES}s32s")
 
@@ -85,9 +87,22 @@ def blank_message(agreement: Agreement, phase: Phase, sender: int, size: int) ->
 
 def sign(message: np.ndarray, identity: Identity) -> memoryview:
     """Sign a message in place, once its body is written."""
-    signature = identity.sign(digest(message[:-SIGNATURE_BYTES]))
+    signature = identity.sign(_signed(message[:-SIGNATURE_BYTES].data))
     message[-SIGNATURE_BYTES:] = np.frombuffer(signature, np.uint8)
     return message.data
+
+
+def _signed(unsigned: memoryview) -> bytes:
+    """SHA-256 of what a site signs of its message."""
+    _, _, phase, _, length, _, _ = _START.unpack_from(unsigned)
+    if phase == Phase.MASKED_INPUT:
+        head = _header_size(length)
+        return hashlib.sha256(bytes(unsigned[:head]) + bytes(unsigned[head:][-TAG_BYTES:])).digest()
+    return hashlib.sha256(unsigned).digest()
+
+
+def _header_size(purpose: int) -> int:
+    return _START.size + purpose + -(_START.size + purpose) % 16
 
 
 def signed_message(agreement: Agreement, phase: Phase, sender: int, body: bytes, identity: Identity) -> bytes:
@@ -115,7 +130,7 @@ def open_message(agreement: Agreement, phase: Phase, message) -> tuple[int, memo
         return sender, view[len(expected) :]
     if sender >= len(agreement.sites) or len(view) < len(expected) + SIGNATURE_BYTES:
         raise MessageRefused(f"{refused} is cut off, or comes from a site that doesn't take part.")
-    if not is_signed(agreement.identities[sender], digest(view[:-SIGNATURE_BYTES]), bytes(view[-SIGNATURE_BYTES:])):
+    if not is_signed(agreement.identities[sender], _signed(view[:-SIGNATURE_BYTES]), bytes(view[-SIGNATURE_BYTES:])):
         raise MessageRefused(f"{refused} isn't signed by site {agreement.sites[sender]}: it was changed on its way, or forged.")
     return sender, view[len(expected) : -SIGNATURE_BYTES]
 
@@ -123,8 +138,7 @@ def open_message(agreement: Agreement, phase: Phase, message) -> tuple[int, memo
 def body_of(message: bytes) -> memoryview:
     """The body of a site's genuine message, unchecked."""
     _, _, _, _, length, _, _ = _START.unpack_from(message)
-    size = _START.size + length
-    return memoryview(message)[size + -size % 16 : -SIGNATURE_BYTES]
+    return memoryview(message)[_header_size(length) : -SIGNATURE_BYTES]
 
 
 def join(messages) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from . import keys
 from .agreement import AggregationAborted, Agreement, MessageRefused
@@ -13,6 +14,7 @@ from .keys import SEED_BYTES
 from .messages import (
     SEALED_BYTES,
     SERVER,
+    TAG_BYTES,
     Phase,
     Share,
     join,
@@ -39,6 +41,7 @@ class Server:
         self.transcript = transcript if transcript is not None else Transcript()
         self.phase: Phase | None = Phase.KEYS
         self.survivors: tuple[str, ...] = ()  # whose vectors are in the sum
+        self._key = X25519PrivateKey.generate()  # to check that masked vectors come as they were sent
         self._keys: dict[int, bytes] = {}  # U1: site -> its whole message
         self._public: dict[int, bytes] = {}
         self._sealed: dict[int, dict[int, bytes]] = {}  # U2: sender -> receiver -> ciphertext
@@ -120,7 +123,7 @@ class Server:
 
     def _end_keys(self) -> dict[int, bytes]:
         enough(self.agreement, "sent keys", set(self._keys))
-        forwarded = self._forwarded(self._keys)
+        forwarded = keys.public_bytes(self._key) + self._forwarded(self._keys)
         self._keys_digest = hashlib.sha256(forwarded).digest()
         return dict.fromkeys(self._keys, forwarded)
 
@@ -135,9 +138,16 @@ class Server:
         return {v: joined_records({u: self._sealed[u][v] for u in self._sealed if u != v}) for v in self._sealed}
 
     def _take_input(self, sender: int, body: memoryview, message) -> None:
-        if len(body) != 4 * self.agreement.words:
-            raise self._refused(sender, f"sent a vector of {len(body) // 4} words instead of {self.agreement.words}")
-        np.add(self._sum, np.frombuffer(body, "<u4"), out=self._sum)
+        vector = body[:-TAG_BYTES]
+        if len(vector) != 4 * self.agreement.words:
+            raise self._refused(sender, f"sent a vector of {len(vector) // 4} words instead of {self.agreement.words}")
+        try:
+            tag = keys.vector_tag(vector, self._key, self._public[sender][32:64], self.agreement.digest, sender)
+        except ValueError as error:
+            raise self._refused(sender, "sent a bad public key") from error
+        if tag != body[-TAG_BYTES:]:
+            raise self._refused(sender, "sent a vector that was changed on its way")
+        np.add(self._sum, np.frombuffer(vector, "<u4"), out=self._sum)
         self._inputs.add(sender)
 
     def _end_inputs(self) -> dict[int, bytes]:

@@ -57,11 +57,11 @@ class Transcript:
 
     def masked_words(self, purpose: str, site: str) -> np.ndarray:
         """The masked vector of a site as the server received it: uint32 [words]. Needs keep_messages."""
-        from .messages import Phase, body_of
+        from .messages import TAG_BYTES, Phase, body_of
 
         for entry in self.entries:
             if (entry.purpose, entry.sender, entry.what) == (purpose, site, Phase.MASKED_INPUT.what) and entry.content:
-                return np.frombuffer(body_of(entry.content), "<u4")
+                return np.frombuffer(body_of(entry.content)[:-TAG_BYTES], "<u4")
         raise LookupError(f"no masked vector of site {site} for {purpose!r} is kept")
 
     def table(self):

@@ -1,8 +1,7 @@
-"""Long vectors, block by block and in threads: masks added to them, and their digest."""
+"""Long vectors, block by block and in threads: masks added to them, and their extremes."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,19 +49,6 @@ def extremes(reals: np.ndarray) -> tuple[float, float]:
     in_threads(find, len(reals), _BLOCK)
     low, high = np.array(found[1:] or found, float).T
     return float(low.min()), float(high.max())
-
-
-def digest(data) -> bytes:
-    """SHA-256 over the SHA-256 of each MiB of a buffer, and its length: a hash list, so that threads can share the work."""
-    view, size = memoryview(data).cast("B"), 1 << 20
-    hashes = [b""] * -(-len(view) // size)
-
-    def hash_blocks(start: int, stop: int) -> None:
-        for at in range(start, stop, size):
-            hashes[at // size] = hashlib.sha256(view[at : min(at + size, stop)]).digest()
-
-    in_threads(hash_blocks, len(view), size)
-    return hashlib.sha256(len(view).to_bytes(8, "big") + b"".join(hashes)).digest()
 
 
 def in_threads(work: Callable[[int, int], None], length: int, block: int) -> None:
