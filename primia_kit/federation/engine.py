@@ -18,10 +18,11 @@ import torch
 
 from ..errors import KitError
 from ..models import ModelSpec, TrainedModel
-from ..secagg import Aggregator, PlainSum
+from ..secagg import Aggregator, PlainSum, SecureSum
 from ..seeds import numpy_generator
 from .checkpoint import Checkpoints
 from .device import choose_device
+from .fields import VALIDATION_FIELDS, update_fields
 from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
 from .plan import TrainingPlan
 from .pooled import balanced_weights, pooled_statistics, weight_of_all
@@ -77,7 +78,7 @@ class Federation:
         self.plan, self.sites = plan, tuple(site.with_validation(plan) for site in sites)
         for site in self.sites:
             site.check(plan)  # those that are left to train on
-        self.aggregator, self.time_out = aggregator or PlainSum(), time_out
+        self.aggregator, self.time_out = aggregator or (PlainSum() if len(sites) == 1 else SecureSum()), time_out
         self.device = choose_device(device, precision)
         self.memories = {site.name: SiteMemory() for site in self.sites}
         self.rounds: list[Round] = []
@@ -123,7 +124,7 @@ class Federation:
         """
         start, task = time.perf_counter(), self.task()
         contributions, trainings, absent = self._train(task)
-        total = self.aggregator.sum(f"round {task.number} update", contributions)
+        total = self._sum(f"round {task.number} update", contributions)
         self.weights = self.server.step(self.weights, total)
         survivors = getattr(self.aggregator, "survivors", contributions)  # a secure sum says who dropped out of it
         for name in contributions:
@@ -156,7 +157,9 @@ class Federation:
     def run(self) -> TrainingRun:
         """What is known of the run so far."""
         best = self.best.round if self.plan.patience else self.finished
-        return TrainingRun(self.plan, self.models(), tuple(self.rounds), best, tuple(self.notes))
+        return TrainingRun(
+            self.plan, self.models(), tuple(self.rounds), best, tuple(self.notes), transcript=self.aggregator.transcript
+        )
 
     def _begin(self, state: Mapping[str, Any]) -> None:
         """The facts about all sites that a run needs, by one sum each, or from its checkpoint."""
@@ -165,15 +168,23 @@ class Federation:
         everyone: float | None = state.get("everyone")
         if state:
             self.spec = ModelSpec(**{**state["spec"], "classes": plan.classes})
+            self.largest_weight: float = state["largest_weight"]
         else:
-            self.spec = pooled_statistics(plan, sites, aggregator)
+            self.spec, films = pooled_statistics(plan, sites, aggregator)
+            self.largest_weight = max(films, 1.0) if plan.weighting == "films" else 1.0
             if plan.class_weights == "balanced":
                 self.class_weights = balanced_weights(sites, aggregator)
             if SERVERS[plan.strategy].needs_everyone:
-                everyone = weight_of_all(plan, sites, aggregator)
+                everyone = weight_of_all(plan, sites, aggregator, self.largest_weight)
         network = self.spec.build(plan.seed)
         self.weights = network.state_dict()
         self.server = SERVERS[plan.strategy](plan, network, everyone)
+
+    def _sum(self, purpose: str, contributions: Mapping[str, Tensors]) -> Tensors:
+        # A site alone adds nothing up, so there is no sum that could overflow and no range to keep.
+        parts, alone = next(iter(contributions.values())), len(contributions) == 1
+        fields = None if alone else update_fields(parts, self.largest_weight, len(contributions))
+        return self.aggregator.sum(purpose, contributions, fields)
 
     def _train(self, task: RoundTask) -> tuple[dict[str, Tensors], dict[str, LocalTraining], dict[str, str]]:
         """Ask the sites drawn; returns contributions, trainings, and why the others aren't in them."""
@@ -185,6 +196,9 @@ class Federation:
                 continue
             try:
                 contributions[site.name], trainings[site.name] = self._ask(site, site.update, task)
+                # The engine shows these two, so they leave the site in clear.
+                told = "a mean training loss and a number of steps"
+                self.aggregator.transcript.clear(f"round {task.number} update", site.name, told)
             except Absent as reason:
                 absent[site.name] = str(reason)
                 self.memories[site.name].settle(included=False)
@@ -239,7 +253,8 @@ class Federation:
                 sums[site.name] = self._ask(site, site.validation_sums, task)
             except Absent as reason:
                 absent.setdefault(site.name, f"not in the validation loss: {reason}")
-        total = self.aggregator.sum(f"round {task.number} validation", sums)
+        fields = VALIDATION_FIELDS if len(sums) > 1 else None
+        total = self.aggregator.sum(f"round {task.number} validation", sums, fields)
         if not total["films"] > 0:
             raise KitError("No site has a validation film, so nothing can tell when to stop: set patience to 0.")
         loss = float(total["loss"] / total["films"])
@@ -256,6 +271,7 @@ class Federation:
             "spec": {**asdict(self.spec), "classes": list(self.spec.classes)},
             "class_weights": self.class_weights,
             "everyone": self.server.everyone,
+            "largest_weight": self.largest_weight,
             "weights": self.weights,
             "server": self.server.state,
             "best": vars(self.best),
@@ -293,7 +309,8 @@ def federate(
     Args:
         plan: checked against every site.
         sites: at least one, with different names.
-        aggregator: how sums are formed; default the plain sum, which hides nothing from the server.
+        aggregator: how sums are formed; default `SecureSum()`, where the server sees sums alone, and three sites
+            must be in each. A single site has nobody to hide among: its default is the plain sum.
         on_round: called after each round with it and the number of rounds planned (progress).
         checkpoints: a folder that keeps the last two rounds; a run that finds some there goes on from them, and
             ends as an unbroken one would have, to the bit (see `checkpoint`).

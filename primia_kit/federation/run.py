@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ..errors import KitError
 from ..models import TrainedModel
+from ..secagg import Transcript
 from .plan import TrainingPlan
 
 
@@ -37,6 +38,7 @@ class TrainingRun:
     rounds: all of them, those before a resumption, too.
     best_round: the round whose model it is: the last, or the best where the plan stops early.
     notes: a sentence each on what a reader should know (a damaged checkpoint that was passed over).
+    transcript: what the server saw, since the run began or was taken up again.
     """
 
     plan: TrainingPlan
@@ -44,6 +46,7 @@ class TrainingRun:
     rounds: tuple[Round, ...]
     best_round: int
     notes: tuple[str, ...] = ()
+    transcript: Transcript = field(default_factory=Transcript, repr=False)
 
     @property
     def model(self) -> TrainedModel:
