@@ -414,3 +414,46 @@ def test_an_empty_validation_set_adds_nothing():
     federation = Federation(SMALL, [held])
     sums = held.validation_sums(federation.task(), federation.memories["A"])
     assert float(sums["films"]) == float(sums["loss"]) == 0
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fedbn"])
+def test_sites_side_by_side_find_what_they_find_in_turn(strategy):
+    """To the bit, whatever the number of cores, and torch's own generator and threads stay as they were."""
+    plan = replace(SMALL, strategy=strategy, norm="batch", architecture="small_cnn", patience=5, local_epochs=3)
+    sites = [with_patients(name, seed) for seed, name in enumerate("ABCD")]
+    before, digests = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            generator = torch.get_rng_state()
+            federation = Federation(plan, sites)
+            federation.spec = replace(federation.spec, pixel_mean=0.5, pixel_std=0.25)  # sums of pixels do round otherwise
+            for _ in federation:
+                pass
+            digests.append(digest(federation.run()))
+            assert torch.get_num_threads() == threads and torch.get_rng_state().equal(generator)
+    finally:
+        torch.set_num_threads(before)
+    assert len(set(digests)) == 1
+
+
+def test_networks_with_dropout_take_turns():
+    plan = replace(PLAN, architecture="vgg16")
+    assert Federation(plan, [site(name, [0, 1]) for name in "ABC"])._asking._pool is None
+
+
+def test_a_stop_ends_the_other_sites_too():
+    def stop():
+        raise KeyboardInterrupt
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        federation = Federation(replace(SMALL, sync_every=10**4), [*hospitals("A"), troubled(when=(1,), trouble=stop)])
+        start = time.perf_counter()
+        with pytest.raises(KeyboardInterrupt):
+            federation.run_round()
+        federation._asking._pool.shutdown(wait=True)  # A was to make ten thousand steps
+        assert time.perf_counter() - start < 20
+    finally:
+        torch.set_num_threads(before)

@@ -6,11 +6,11 @@ that holds its own. There is no second code path to compare apples with pears.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from ..errors import KitError
 from ..models import ModelSpec, TrainedModel
 from ..secagg import Aggregator, PlainSum, SecureSum
 from ..seeds import numpy_generator
+from .asking import Asking
 from .checkpoint import Checkpoints
 from .device import choose_device
 from .fields import VALIDATION_FIELDS, update_fields
+from .local import has_dropout
 from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
 from .plan import TrainingPlan
 from .pooled import balanced_weights, pooled_statistics, weight_of_all
@@ -31,7 +33,6 @@ from .site import Site, personal_weights
 from .strategies import SERVERS
 
 _FEWEST = 3  # sites that a round draws at least: of a sum of two, each can tell the other's part
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -41,10 +42,6 @@ class Best:
     round: int = 0
     loss: float = math.inf
     weights: Tensors = field(default_factory=dict)
-
-
-class Absent(Exception):
-    """A site gives no answer; why."""
 
 
 class Federation:
@@ -179,6 +176,8 @@ class Federation:
         network = self.spec.build(plan.seed)
         self.weights = network.state_dict()
         self.server = SERVERS[plan.strategy](plan, network, everyone)
+        # Sites that drop out units draw from torch's one generator, so they take turns.
+        self._asking = Asking(self.device, side_by_side=len(sites) > 1 and not has_dropout(network))
 
     def _sum(self, purpose: str, contributions: Mapping[str, Tensors]) -> Tensors:
         # A site alone adds nothing up, so there is no sum that could overflow and no range to keep.
@@ -189,19 +188,16 @@ class Federation:
     def _train(self, task: RoundTask) -> tuple[dict[str, Tensors], dict[str, LocalTraining], dict[str, str]]:
         """Ask the sites drawn; returns contributions, trainings, and why the others aren't in them."""
         drawn = self._drawn(task.number)
-        contributions, trainings = {}, {}
         absent = {site.name: "not drawn" for site in self.sites if site.name not in drawn}
-        for site in self.sites:
-            if site.name not in drawn:
-                continue
-            try:
-                contributions[site.name], trainings[site.name] = self._ask(site, site.update, task)
-                # The engine shows these two, so they leave the site in clear.
-                told = "a mean training loss and a number of steps"
-                self.aggregator.transcript.clear(f"round {task.number} update", site.name, told)
-            except Absent as reason:
-                absent[site.name] = str(reason)
-                self.memories[site.name].settle(included=False)
+        answers, failed = self._ask("update", task, drawn)
+        absent |= failed
+        for name in failed:
+            self.memories[name].settle(included=False)
+        contributions = {name: contribution for name, (contribution, _) in answers.items()}
+        trainings = {name: training for name, (_, training) in answers.items()}
+        for name in contributions:  # the engine shows these two, so they leave the site in clear
+            told = "a mean training loss and a number of steps"
+            self.aggregator.transcript.clear(f"round {task.number} update", name, told)
         needed = min(self.plan.min_sites, len(drawn))
         if len(contributions) < needed:
             reasons = "; ".join(f"{name}: {absent[name]}" for name in drawn if name in absent)
@@ -210,32 +206,11 @@ class Federation:
             )
         return contributions, trainings, absent
 
-    def _ask(self, site: Site, question: Callable[..., Any], task: RoundTask) -> Any:
-        """A site's answer.
-
-        In one process nobody can walk away from a site: it is asked after each of its steps whether its time is
-        up, and an answer that comes too late all the same isn't taken.
-
-        Raises: Absent with the reason, whatever went wrong at the site.
-        """
-        start = time.perf_counter()
-
-        def in_time(*_: int) -> None:
-            if self.time_out is not None and time.perf_counter() - start > self.time_out:
-                raise Absent(f"took longer than {self.time_out:g} s")
-
-        try:
-            answer = question(task, self.memories[site.name], device=self.device, on_step=in_time)
-            in_time()
-            return answer
-        except Absent:
-            raise
-        except KitError as error:
-            raise Absent(str(error)) from error
-        except Exception as error:
-            # The text may name films or patients, so it stays in the site's own log; the server gets the kind alone.
-            _log.warning("Site %s failed", site.name, exc_info=True)
-            raise Absent(f"failed with {type(error).__name__}") from error
+    def _ask(self, question: str, task: RoundTask, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Answers, and reasons why there is none, of the sites asked to do `question`, a method of `Site`."""
+        asked = [site for site in self.sites if site.name in names]
+        questions = {site.name: partial(getattr(site, question), task, self.memories[site.name]) for site in asked}
+        return self._asking(questions, self.time_out)
 
     def _drawn(self, number: int) -> tuple[str, ...]:
         names = tuple(self.memories)
@@ -247,12 +222,9 @@ class Federation:
 
     def _validate(self, task: RoundTask, absent: dict[str, str]) -> float:
         """The mean loss of the new model over all sites' validation films; remembers it if it's the best."""
-        sums: dict[str, Tensors] = {}
-        for site in self.sites:
-            try:
-                sums[site.name] = self._ask(site, site.validation_sums, task)
-            except Absent as reason:
-                absent.setdefault(site.name, f"not in the validation loss: {reason}")
+        sums, failed = self._ask("validation_sums", task, tuple(self.memories))
+        for name, reason in failed.items():
+            absent.setdefault(name, f"not in the validation loss: {reason}")
         fields = VALIDATION_FIELDS if len(sums) > 1 else None
         total = self.aggregator.sum(f"round {task.number} validation", sums, fields)
         if not total["films"] > 0:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -45,8 +46,7 @@ def train_locally(
     blend = numpy_generator(plan.seed, number, site, "mixup")
     class_weights = None if task.class_weights is None else task.class_weights.to(device.kind)
     batches, losses, steps = round_batches(plan, len(films), number, site), [], 0
-    with torch.random.fork_rng(devices=device.generators()):  # dropout draws from torch's global generator
-        torch.manual_seed(derive_seed(plan.seed, number, site, "dropout"))
+    with _dropout_draws(network, device, derive_seed(plan.seed, number, site, "dropout")):
         rule.before_training(lambda: full_gradient(network, films, task, device))
         for index, batch in enumerate(batches):
             images = films.images[batch]
@@ -72,6 +72,22 @@ def train_locally(
     optimizer.zero_grad()  # the last films' gradient isn't left in a network that others will use
     seen = sum(n for _, n in losses)
     return LocalTraining(steps=steps, loss=sum(float(loss) * n for loss, n in losses) / seen)
+
+
+def has_dropout(network: nn.Module) -> bool:
+    """Whether training draws from torch's global generator."""
+    return any(isinstance(module, nn.modules.dropout._DropoutNd) for module in network.modules())
+
+
+@contextmanager
+def _dropout_draws(network: nn.Module, device: Device, seed: int) -> Iterator[None]:
+    """Dropout draws by this seed, and the caller's generator is left as it was."""
+    if not has_dropout(network):
+        yield
+        return
+    with torch.random.fork_rng(devices=device.generators()):
+        torch.manual_seed(seed)
+        yield
 
 
 def _step(network: nn.Module, loss: torch.Tensor, optimizer, scaler, rule: LocalRule) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import nn
@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from ..data import FilmSet, Manifest, load_films
 from ..errors import KitError
-from ..models import ModelSpec
 from ..seeds import derive_seed
 from .device import CPU, Device
 from .local import model_input, train_locally
@@ -107,7 +106,7 @@ class Site:
         under "weight", weight * (local - global) under each parameter's name, and what the strategy adds; and
         the number of steps and the mean loss, which the server gets in clear to show progress.
         """
-        network = _workspace(task.spec, device.kind)
+        network = _workspace(task, device.kind)
         rule = LOCAL_RULES[task.plan.strategy](task, memory if memory is not None else SiteMemory(), network)
         training = train_locally(network, self.train, task, site=self.name, rule=rule, device=device, on_step=on_step)
         return rule.contribution(self.weight(task.plan)), training
@@ -125,7 +124,7 @@ class Site:
 
         Of the global weights, with FedBN's layers from the site's memory: float64 scalars, 0 without a film.
         """
-        network = _workspace(task.spec, device.kind)
+        network = _workspace(task, device.kind)
         network.load_state_dict(personal_weights(task.weights, memory.kept))
         network.eval()
         sums = torch.zeros(2, dtype=torch.float64)
@@ -163,13 +162,19 @@ def _subset(films: FilmSet, indices: list[int]) -> FilmSet:
     return replace(films, images=films.images[chosen], labels=films.labels[chosen], patients=patients)
 
 
-@lru_cache(maxsize=1)
-def _workspace(spec: ModelSpec, device: str) -> nn.Module:
-    """The network that this process trains in, one site after the other: making one costs as much as a step.
+_workspaces = threading.local()
+
+
+def _workspace(task: RoundTask, device: str) -> nn.Module:
+    """The network that this thread trains in, one site after the other: making one costs as much as a step.
 
     The next site overwrites every parameter and buffer with the global ones.
     """
-    return spec.build().to(device, memory_format=torch.channels_last)
+    if getattr(_workspaces, "made_for", None) != (task.spec, device):
+        network = task.spec.build_with(task.weights)  # draws nothing: the generator belongs to no thread
+        _workspaces.network = network.to(device, memory_format=torch.channels_last)
+        _workspaces.made_for = (task.spec, device)
+    return _workspaces.network
 
 
 def load_sites(
