@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from primia_kit.errors import KitError
 from primia_kit.federation import Federation, Site, compare, evaluate, federate, load_sites, pool_sites
+from primia_kit.federation.fields import PRECISION, update_fields
 from primia_kit.federation.local import random_shift
-from primia_kit.secagg import PlainSum
+from primia_kit.secagg import PlainSum, SecureSum
 from primia_kit.seeds import torch_generator
 
 from .noise_sites import PLAN, films, site
@@ -21,7 +22,7 @@ from .noise_sites import PLAN, films, site
 
 def test_the_average_is_weighted_by_films():
     sites = [site("A", [0, 1, 2, 0, 1, 2], 1), site("B", [0, 1], 2)]
-    federation = Federation(PLAN, sites)
+    federation = Federation(PLAN, sites, PlainSum())
     before = federation.weights
     updates = [s.update(federation.task())[0] for s in sites]
     federation.run_round()
@@ -33,7 +34,7 @@ def test_the_average_is_weighted_by_films():
 def test_uniform_weights_count_sites_not_films():
     sites = [site("A", [0, 1, 2, 0, 1, 2], 1), site("B", [0, 1], 2)]
     plan = replace(PLAN, weighting="uniform")
-    federation = Federation(plan, sites)
+    federation = Federation(plan, sites, PlainSum())
     before = federation.weights
     updates = [s.update(federation.task())[0] for s in sites]
     assert all(u["weight"] == 1 for u in updates)
@@ -115,7 +116,7 @@ def test_dropout_draws_from_the_plans_seed():
 def test_training_learns_what_can_be_learned():
     plan = replace(PLAN, rounds=6, architecture="resnet9", norm="batch")
     sites = [site("A", [0, 1, 2] * 6, 1), site("B", [0, 1, 2] * 4, 2)]
-    run = federate(plan, sites)
+    run = federate(plan, sites, aggregator=PlainSum())
     assert evaluate(run.model, sites)["all"].accuracy == 1
     assert run.rounds[-1].losses["A"] < run.rounds[0].losses["A"]
 
@@ -123,7 +124,7 @@ def test_training_learns_what_can_be_learned():
 def test_a_label_at_one_site_only_is_learned_by_all():
     plan = replace(PLAN, rounds=8, architecture="resnet9", norm="group", learning_rate=0.05)
     sites = [site("A", [0, 1] * 8, 1, test=(0, 1)), site("B", [1, 2] * 8, 2, test=(1, 2))]
-    federated = federate(plan, sites).model
+    federated = federate(plan, sites, aggregator=PlainSum()).model
     scores = evaluate(federated, sites)
     assert scores["all"].films == 4 and scores["all"].mcc > 0.5
     comparison = compare(federated, {s.name: federate(replace(plan, rounds=1), [s]).model for s in sites}, federated, sites)
@@ -197,9 +198,9 @@ def test_every_sum_goes_through_the_aggregator(sites, small_plan):
         def __init__(self):
             self.seen = []
 
-        def sum(self, purpose, contributions):
+        def sum(self, purpose, contributions, fields=None):
             self.seen.append((purpose, sorted(contributions), sorted(next(iter(contributions.values())))[-1]))
-            return super().sum(purpose, contributions)
+            return super().sum(purpose, contributions, fields)
 
     recording = Recording()
     federate(small_plan, sites, aggregator=recording)
@@ -227,8 +228,62 @@ def test_sites_that_dont_fit_the_plan_are_a_sentence(sites, changes, sentence):
         federate(replace(PLAN, **changes), sites)
 
 
+def test_the_sum_is_secure_unless_told_otherwise(sites, small_plan):
+    """The same model to the resolution of its fields; the server has no update, and what it has in clear is written down."""
+    plan = replace(small_plan, rounds=1)
+    secure, plain = federate(plan, sites), federate(plan, sites, aggregator=PlainSum())
+    for name, weights in plain.model.weights.items():
+        torch.testing.assert_close(secure.model.weights[name], weights, atol=5e-6, rtol=1e-5)
+    clear = {
+        (e.purpose, e.sender, e.what) for e in secure.transcript.entries if e.readable == "in clear" and "share" not in e.what
+    }
+    losses = {("round 1 update", name, "a mean training loss and a number of steps") for name in "ABC"}
+    assert {entry for entry in clear if entry[1] != "server"} == losses
+    whole = {(e.purpose, e.sender) for e in plain.transcript.entries if e.what == "its whole contribution"}
+    assert whole == {(purpose, name) for purpose in ("pixel statistics", "round 1 update") for name in "ABC"}
+
+
+def test_two_sites_have_to_choose():
+    sites = [site("A", [0, 1, 2]), site("B", [0, 1, 2], 1)]
+    with pytest.raises(KitError, match=r"2 sites .* each learns the other's contribution .*PlainSum.*unsafe_two_survivors"):
+        Federation(PLAN, sites)
+    assert federate(PLAN, sites, aggregator=SecureSum(unsafe_two_survivors=True)).rounds
+
+
+def test_a_site_that_leaves_leaves_numerator_and_denominator():
+    """Four sites, one gone before its vector: the mean of the other three, weighted by their films."""
+    sites = [site(name, [0, 1, 2] * count, seed) for seed, (name, count) in enumerate(zip("ABCD", (1, 2, 3, 4)))]
+    secure = SecureSum()
+    federation = Federation(PLAN, sites, secure)
+    before = federation.weights
+    updates = [s.update(federation.task())[0] for s in sites[:3]]
+    secure.dropouts = {"D": "before masking"}
+    federation.run_round()
+    assert secure.survivors == ("A", "B", "C")
+    for name, weights in federation.weights.items():
+        mean = sum(u[name] for u in updates) / sum(u["weight"] for u in updates)
+        torch.testing.assert_close(weights, before[name] + mean, atol=5e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 10, 50])
+def test_the_fields_are_as_precise_as_they_say(count):
+    """Weights that no power of two divides, and one site with nearly all films."""
+    generator = torch.Generator().manual_seed(count)
+    weights = [1.0] * (count - 1) + [4999.0]
+    changes = [torch.randn(2000, generator=generator).clamp(-1.5, 1.5) for _ in weights]
+    updates = {
+        f"S{i}": {"weight": torch.tensor(w), "a.running_var": c[:10] * w * 1e3, "w": c * w}
+        for i, (w, c) in enumerate(zip(weights, changes))
+    }
+    total = SecureSum().sum("x", updates, update_fields(updates["S0"], sum(weights), count))
+    exact = sum(w * c.double() for w, c in zip(weights, changes)) / sum(weights)
+    assert float(total["weight"]) == sum(weights)
+    assert (total["w"] / total["weight"] - exact).abs().max() <= PRECISION
+    torch.testing.assert_close(total["a.running_var"].double() / sum(weights), exact[:10] * 1e3, atol=1e-6, rtol=1e-5)
+
+
 def test_a_site_of_one_film_takes_part():
-    run = federate(PLAN, [site("A", [0, 1, 2] * 3), site("B", [1])])
+    run = federate(PLAN, [site("A", [0, 1, 2] * 3), site("B", [1])], aggregator=PlainSum())
     assert run.rounds[-1].steps == {"A": 3, "B": 1}
 
 
