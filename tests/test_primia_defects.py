@@ -61,10 +61,10 @@ def test_a_site_out_of_batches_does_not_stay_in_the_average_with_stale_weights(s
     fresh = []
 
     class Watching(PlainSum):
-        def sum(self, purpose, contributions):
+        def sum(self, purpose, contributions, fields=None):
             if "update" in purpose:
                 fresh.append({name: float(parts["fc2.weight"].abs().sum()) for name, parts in contributions.items()})
-            return super().sum(purpose, contributions)
+            return super().sum(purpose, contributions, fields)
 
     plan = replace(SMALL, sync_every=sync_every, rounds=5)
     run = federate(plan, unequal(), aggregator=Watching())
@@ -92,9 +92,9 @@ def test_class_counts_do_not_travel_in_clear():
     class Asked(PlainSum):
         asked = ()
 
-        def sum(self, purpose, contributions):
+        def sum(self, purpose, contributions, fields=None):
             self.asked += (purpose,)
-            return super().sum(purpose, contributions)
+            return super().sum(purpose, contributions, fields)
 
     asked, sites = Asked(), unequal()
     plan = replace(SMALL, class_weights="balanced", rounds=1)
@@ -112,9 +112,9 @@ def test_no_count_is_formed_that_the_plan_has_no_use_for():
     recording = []
 
     class Listing(PlainSum):
-        def sum(self, purpose, contributions):
+        def sum(self, purpose, contributions, fields=None):
             recording.append(purpose)
-            return super().sum(purpose, contributions)
+            return super().sum(purpose, contributions, fields)
 
     federate(replace(SMALL, rounds=1), unequal(), aggregator=Listing())
     assert recording == ["pixel statistics", "round 1 update"]

@@ -33,9 +33,9 @@ class Recording(PlainSum):
     def __init__(self):
         self.seen = {}
 
-    def sum(self, purpose, contributions):
+    def sum(self, purpose, contributions, fields=None):
         self.seen[purpose] = {site: dict(parts) for site, parts in contributions.items()}
-        return super().sum(purpose, contributions)
+        return super().sum(purpose, contributions, fields)
 
 
 # --- batches
@@ -107,7 +107,7 @@ def test_the_steps_of_the_step_schedule():
 
 @pytest.mark.parametrize(("sites", "share", "drawn"), [(2, 0.1, 2), (3, 0.1, 3), (6, 0.1, 3), (6, 0.7, 4), (6, 1.0, 6)])
 def test_a_round_draws_a_share_of_the_sites_and_three_at_least(sites, share, drawn):
-    federation = Federation(replace(SMALL, participation=share, rounds=20), hospitals(*"ABCDEF"[:sites]))
+    federation = Federation(replace(SMALL, participation=share, rounds=20), hospitals(*"ABCDEF"[:sites]), PlainSum())
     draws = [federation._drawn(number) for number in range(1, 21)]
     assert {len(draw) for draw in draws} == {drawn}
     assert {name for draw in draws for name in draw} == set("ABCDEF"[:sites])
@@ -304,19 +304,19 @@ def troubled(name="B", **trouble):
 @pytest.mark.parametrize("midway", [False, True])
 @pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fedbn"])
 def test_a_site_that_fails_is_left_out_and_comes_back(strategy, midway, caplog):
-    a, c = hospitals("A", "C")
+    a, c, d = hospitals("A", "C", "D")  # four, so that the secure sum goes on without one
     plan = replace(SMALL, strategy=strategy, norm="batch", rounds=3)
     with caplog.at_level(logging.WARNING):
-        run = federate(plan, [a, troubled(when=(2,), trouble=crash, midway=midway), c])
+        run = federate(plan, [a, troubled(when=(2,), trouble=crash, midway=midway), c, d])
     assert [r.absent for r in run.rounds] == [{}, {"B": "failed with RuntimeError"}, {}]
-    assert [sorted(r.losses) for r in run.rounds] == [["A", "B", "C"], ["A", "C"], ["A", "B", "C"]]
+    assert ["".join(sorted(r.losses)) for r in run.rounds] == ["ABCD", "ACD", "ABCD"]
     assert "Jane_Doe" in caplog.text and "Jane_Doe" not in repr(run)  # the site's own log has it, the server doesn't
 
 
 def test_a_round_without_a_site_is_the_round_of_the_others():
     a, c = hospitals("A", "C")
     plan = replace(SMALL, rounds=1)
-    federation = Federation(plan, [a, troubled(when=(1,), trouble=crash), c])
+    federation = Federation(plan, [a, troubled(when=(1,), trouble=crash), c], PlainSum())
     start, updates = federation.weights, [s.update(federation.task())[0] for s in (a, c)]
     federation.run_round()
     for name, value in federation.weights.items():
@@ -326,7 +326,10 @@ def test_a_round_without_a_site_is_the_round_of_the_others():
 def test_a_site_that_is_left_out_keeps_its_old_control_variate():
     a, c = hospitals("A", "C")
     federation = Federation(
-        replace(SMALL, strategy="scaffold"), [a, troubled(when=(2,), trouble=lambda: time.sleep(0.5)), c], time_out=30
+        replace(SMALL, strategy="scaffold"),
+        [a, troubled(when=(2,), trouble=lambda: time.sleep(0.5)), c],
+        PlainSum(),
+        time_out=30,
     )
     federation.run_round()
     before = federation.memories["B"].kept
@@ -340,7 +343,7 @@ def test_a_site_that_is_left_out_keeps_its_old_control_variate():
 def test_a_slow_site_is_left_out_of_the_round(midway):
     a, c = hospitals("A", "C")
     slow = troubled(when=(1,), trouble=lambda: time.sleep(1.2), midway=midway)
-    run = federate(replace(SMALL, rounds=2), [a, slow, c], time_out=1.0)
+    run = federate(replace(SMALL, rounds=2), [a, slow, c], aggregator=PlainSum(), time_out=1.0)
     assert [r.absent for r in run.rounds] == [{"B": "took longer than 1 s"}, {}]
 
 
@@ -350,9 +353,9 @@ def test_a_site_that_drops_out_of_the_sum_keeps_its_old_state():
     class Dropping(PlainSum):
         survivors = ()
 
-        def sum(self, purpose, contributions):
+        def sum(self, purpose, contributions, fields=None):
             self.survivors = tuple(site for site in contributions if (purpose, site) != ("round 2 update", "B"))
-            return super().sum(purpose, {site: contributions[site] for site in self.survivors})
+            return super().sum(purpose, {site: contributions[site] for site in self.survivors}, fields)
 
     federation = Federation(replace(SMALL, strategy="scaffold"), hospitals("A", "B", "C"), Dropping())
     federation.run_round()
@@ -367,18 +370,28 @@ def test_a_sentence_of_a_site_is_passed_on():
     def refuse():
         raise KitError("Site B doesn't approve this plan.")
 
-    run = federate(replace(SMALL, rounds=1), [*hospitals("A", "C"), troubled(when=(1,), trouble=refuse)])
+    run = federate(replace(SMALL, rounds=1), [*hospitals("A", "C", "D"), troubled(when=(1,), trouble=refuse)])
     assert run.rounds[0].absent == {"B": "Site B doesn't approve this plan."}
 
 
 def test_too_few_answers_stop_the_run_and_it_can_go_on(tmp_path):
     sites = [hospitals("A")[0], troubled(when=(2,), trouble=crash)]
     with pytest.raises(KitError, match=r"Round 2: 1 of 2 sites answered, min_sites is 2\. B: failed with RuntimeError"):
-        federate(SMALL, sites, checkpoints=tmp_path)
+        federate(SMALL, sites, aggregator=PlainSum(), checkpoints=tmp_path)
     mended = [sites[0], troubled()]
-    assert digest(federate(SMALL, mended, checkpoints=tmp_path)) == digest(federate(SMALL, mended))
-    alone = federate(replace(SMALL, min_sites=1), sites)
+    resumed = federate(SMALL, mended, aggregator=PlainSum(), checkpoints=tmp_path)
+    assert digest(resumed) == digest(federate(SMALL, mended, aggregator=PlainSum()))
+    alone = federate(replace(SMALL, min_sites=1), sites, aggregator=PlainSum())
     assert sorted(alone.rounds[1].losses) == ["A"]
+
+
+def test_too_few_for_a_secure_sum_stop_the_run_with_the_reason_and_it_can_go_on(tmp_path):
+    """Three hospitals, one fails: in a sum of two each would learn the other's update."""
+    a, c = hospitals("A", "C")
+    with pytest.raises(KitError, match=r"Round 2: 2 of 3 sites answered, and a secure sum needs 3\. B: failed with RuntimeError"):
+        federate(SMALL, [a, troubled(when=(2,), trouble=crash), c], checkpoints=tmp_path)
+    mended = [a, troubled(), c]
+    assert digest(federate(SMALL, mended, checkpoints=tmp_path)) == digest(federate(SMALL, mended))
 
 
 def test_a_stop_by_the_user_is_no_failure_of_a_site():
@@ -449,7 +462,8 @@ def test_a_stop_ends_the_other_sites_too():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        federation = Federation(replace(SMALL, sync_every=10**4), [*hospitals("A"), troubled(when=(1,), trouble=stop)])
+        members = [*hospitals("A"), troubled(when=(1,), trouble=stop)]
+        federation = Federation(replace(SMALL, sync_every=10**4), members, PlainSum())
         start = time.perf_counter()
         with pytest.raises(KeyboardInterrupt):
             federation.run_round()

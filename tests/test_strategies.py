@@ -84,7 +84,7 @@ def test_scaffold_is_algorithm_1(option, weighting):
     """Three rounds by hand, with the paper's own formula for option II: c_i - c + (x - y) / (K eta)."""
     plan = replace(SGD, strategy="scaffold", scaffold_option=option, weighting=weighting, rounds=3, local_epochs=2)
     hospitals = sites()
-    federation = Federation(plan, hospitals)
+    federation = Federation(plan, hospitals, PlainSum())  # to the last digit; a secure sum rounds
     x = {name: value.clone() for name, value in federation.weights.items()}
     share = {s.name: (len(s.train) / 15 if weighting == "films" else 1 / 3) for s in hospitals}
     c = {name: torch.zeros_like(value) for name, value in x.items()}
@@ -173,10 +173,10 @@ def test_fedbn_keeps_batchnorm_at_the_site_and_averages_the_rest():
     class Listening(PlainSum):
         parts = ()
 
-        def sum(self, purpose, contributions):
+        def sum(self, purpose, contributions, fields=None):
             if "update" in purpose:
                 self.parts = set(next(iter(contributions.values())))
-            return super().sum(purpose, contributions)
+            return super().sum(purpose, contributions, fields)
 
     listening, hospitals = Listening(), sites()
     plan = replace(PLAN, strategy="fedbn", norm="batch", size=16, rounds=3)

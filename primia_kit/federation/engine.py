@@ -198,12 +198,12 @@ class Federation:
         for name in contributions:  # the engine shows these two, so they leave the site in clear
             told = "a mean training loss and a number of steps"
             self.aggregator.transcript.clear(f"round {task.number} update", name, told)
-        needed = min(self.plan.min_sites, len(drawn))
-        if len(contributions) < needed:
+        answered, least = len(contributions), min(self.plan.min_sites, len(drawn))
+        hidden_among = getattr(self.aggregator, "min_survivors", 1)
+        if answered < max(least, hidden_among):
             reasons = "; ".join(f"{name}: {absent[name]}" for name in drawn if name in absent)
-            raise KitError(
-                f"Round {task.number}: {len(contributions)} of {len(drawn)} sites answered, min_sites is {needed}. {reasons}"
-            )
+            why = f"min_sites is {least}" if answered < least else f"and a secure sum needs {hidden_among}"
+            raise KitError(f"Round {task.number}: {answered} of {len(drawn)} sites answered, {why}. {reasons}")
         return contributions, trainings, absent
 
     def _ask(self, question: str, task: RoundTask, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
