@@ -141,7 +141,7 @@ def test_class_weights_are_balanced_over_all_sites():
     )
     assert recording.seen["class counts"]["A"]["films"].tolist() == [8, 1, 0]
     assert federation.task().class_weights is federation.class_weights
-    assert Federation(SMALL, sites).class_weights is None
+    assert Federation(SMALL, sites, PlainSum()).class_weights is None
 
 
 def test_a_label_that_nobody_has_weighs_nothing():
