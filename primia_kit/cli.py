@@ -35,9 +35,12 @@ NAME.csv and NAME.png beside the runs.
 """
 _DEIDENTIFY_HELP = """\
 Copy the films below IN to OUT without what tells whose they are: DICOM by the
-Basic Profile of PS3.15 Annex E, PNG, JPEG, TIFF and BMP as bare pixels. Every
-file is read again and searched for each name, number, date and UID of its
-original before it takes its place in OUT. IN is never changed.
+Basic Profile of PS3.15 Annex E, PNG, JPEG, TIFF and BMP as bare pixels. Of what
+stays in a header only the equipment's make and model are free text; the rest are
+numbers, the standard's terms and codes, and UIDs made with the key. Every file is
+read again and searched for the names, numbers, dates and UIDs of its original, in
+usual spellings, before it takes its place in OUT: who isn't named in the header
+isn't searched for, and odd spellings can be missed. IN is never changed.
 
   primia deidentify export/ films/
   primia deidentify export/ films/ --labels normal,bacterial,viral --site A
@@ -48,8 +51,8 @@ OUT/manifest.csv       if labels are known (folders a label, or IN's manifest.cs
 OUT/deidentification.json   what was removed from each film and why; no values, no old names
 
 The key is made on first use and stays at the hospital: whoever holds it can
-find a known patient again in OUT. Pixels are never changed. LOOK AT THE FILMS:
-a name burned into the picture can't be told from the header.
+find a known patient again in OUT. The picture is never changed. LOOK AT THE
+FILMS: a name burned into the picture can't be told from the header.
 
 Exit status: 0 done, 1 some films were refused (the rest is done), 2 a mistake
 in the call. A run that was stopped goes on with the same command.

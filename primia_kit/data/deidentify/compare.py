@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import KitError
-from .films import read_bytes, read_dataset
+from .films import read_bytes
+from .reading import read_dataset
 
 _LONGEST = 34  # characters of a value that are shown
 

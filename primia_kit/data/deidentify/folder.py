@@ -9,15 +9,18 @@ from pathlib import Path, PurePath
 
 from ...errors import KitError
 from ...storage import disk_error, write_atomically
+from ..dicom.guards import dataset_offset
 from ..discovery import files_below
 from ..folders import read_folder
 from ..manifest import MANIFEST_NAME, Film
 from .burned_in import OCR_MISSING, burned_in_warning, find_text, ocr_installed, regions_sentence
-from .films import decode, deidentify_dataset, read_bytes, read_dataset
+from .films import deidentify_dataset, read_bytes
 from .identity import Identity, identity_of
 from .key import Pseudonyms, default_key_path, load_or_create_key
 from .lists import check_output, write_lists
 from .pictures import clean_picture, texts_beside
+from .pixels import decode
+from .reading import read_dataset
 from .report import FilmReport, Refusal, Report
 from .search import Search
 from .verify import find_leaks
@@ -112,12 +115,12 @@ class _Run:
                 self.left_out.append(where.as_posix())
                 return
             content = read_bytes(path)
-            if content[128:132] == b"DICM":
+            if dataset_offset(content) is not None:
                 make = self._dicom
             elif path.suffix.lower() in _PICTURES:
                 make = self._picture
             elif path.suffix.lower() in (".dcm", ".dicom"):
-                raise KitError("it has no DICOM preamble (PS3.10 7.1), or is no DICOM file")
+                raise KitError("it can't be read as DICOM: it has neither DICOM's magic word (PS3.10 7.1) nor a file meta group")
             else:
                 self.left_out.append(where.as_posix())
                 return

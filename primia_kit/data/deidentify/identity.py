@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from .profile import CLASS_UIDS, STANDARD_ROOT, table
+from ...errors import KitError
+from .dates import Date
+from .profile import is_standard_uid, table, values_of
 
 _COMMON = {  # parts of institutions and addresses that name nobody
     "center", "centre", "chest", "children", "childrens", "clinic", "community", "department", "general", "health",
@@ -18,6 +21,11 @@ _NAMES_PLACES = {  # texts taken apart: each part identifies
     "AccessionNumber", "DeviceSerialNumber", "InstitutionAddress", "InstitutionName", "InstitutionalDepartmentName",
     "OtherPatientIDs", "PatientAddress", "PatientID", "PatientTelephoneNumbers", "StationName", "StudyID",
 }  # fmt: skip
+_IN_NAMES = r"[-'’`´‐‑–]+"
+_SHORTEST_NUMBER = 5
+_LONGEST = 256  # characters of a text: whoever copies it, copies its beginning
+_MOST_STRINGS = 2000  # each is looked for in megabytes
+_NO_DATE = "00010101"  # what de-identifiers write
 _DUMMIES = {"anonymized", "removed", "none", "unknown", "000000", "00000000"}
 
 
@@ -29,16 +37,22 @@ class Identity:
     weak: whole descriptions, private texts and parts of file names, which may be ordinary words: they are
         no leak where the output says the same in a coded term ("CHEST" as the body part).
     stored: names and texts as the original's bytes had them, whatever its character set.
+    dates: days, compared with every date that a text may be read as.
+    numbers: digits of identifiers, without punctuation and leading zeros, compared with those in a text.
     """
 
     strong: set[str] = field(default_factory=set)
     weak: set[str] = field(default_factory=set)
     stored: set[bytes] = field(default_factory=set)
+    dates: set[Date] = field(default_factory=set)
+    numbers: set[str] = field(default_factory=set)
 
     def add(self, other: Identity) -> None:
         self.strong |= other.strong
         self.weak |= other.weak
         self.stored |= other.stored
+        self.dates |= other.dates
+        self.numbers |= other.numbers
 
 
 def identity_of(
@@ -51,6 +65,8 @@ def identity_of(
         path: its place relative to the folder that was given; its parts count, except label and split folders.
         labels: folder names that are labels, in lower case.
         texts: what else was written beside the pixels.
+
+    Raises: KitError if there is more than can be searched for.
     """
     found = Identity()
     if dataset is not None:
@@ -69,6 +85,8 @@ def identity_of(
             continue
         for word in {part, *re.split(r"[\W_]+", part)}:
             _add_weak(word, found)
+    if len(found.strong) + len(found.weak) > _MOST_STRINGS:
+        raise KitError(f"it holds more than {_MOST_STRINGS:,} texts that may identify; no film's header does")
     found.strong -= _DUMMIES
     found.weak -= _DUMMIES | found.strong | _COMMON | labels
     return found
@@ -82,12 +100,11 @@ def _of_elements(item, found: Identity) -> None:
                 _of_elements(part, found)
             continue
         listed = tag in table()
-        values = element.value if element.VM > 1 and not isinstance(element.value, (str, bytes)) else [element.value]
-        for value in values:
-            if value is None or value == "":
+        for value in values_of(element):
+            if value == "":
                 continue
             if element.VR == "UI":
-                if tag not in CLASS_UIDS and not str(value).startswith(STANDARD_ROOT):
+                if not is_standard_uid(value):
                     found.strong.add(str(value))
             elif element.VR == "PN":
                 _add_name(value, found)
@@ -95,7 +112,8 @@ def _of_elements(item, found: Identity) -> None:
                 _add_time(str(value), element.VR, found)
             elif isinstance(value, bytes):
                 if (tag.is_private and tag.element >= 0x1000) or listed or tag.group & 0xFF00 in (0x5000, 0x6000):
-                    _add_weak(_printable(value), found)
+                    for text in _printable(value).split("\\"):
+                        _add_weak(text, found)
             elif isinstance(value, str) and (listed or (tag.is_private and tag.element >= 0x1000)):
                 if element.keyword in _NAMES_PLACES or element.keyword.endswith(("PersonName", "Address", "TelephoneNumbers")):
                     _add_text(value, found, apart=True)
@@ -109,26 +127,38 @@ def _add_name(value, found: Identity) -> None:
     stored = getattr(value, "original_string", b"") or b""
     if isinstance(stored, bytes):
         found.stored.update(part for part in re.split(rb"[\^= ]+", stored) if any(b > 127 for b in part) and len(part) >= 4)
-    text = str(value)
+    text = str(value)[: 4 * _LONGEST]
     found.strong.add(text.lower())
     for part in re.split(r"[\^=\s,.]+", text):
         _add_part(part, found, shortest=2)
+        if len(pieces := re.split(_IN_NAMES, part)) > 1:  # Smith-Jones is Smith, Jones and SmithJones
+            for piece in (*pieces, "".join(pieces)):
+                _add_part(piece, found, shortest=2)
 
 
 def _add_text(value: str, found: Identity, apart: bool) -> None:
-    value = value.strip()
+    value = value.strip()[: 4 * _LONGEST]
     if len(value) < 2:
         return
     found.strong.add(value.lower())
-    for part in re.split(r"[\s,;:^/\\]+", value) if apart else ():
+    if not apart:
+        return
+    for part in re.split(r"[\s,;:^/\\]+", value):
         _add_part(part, found, shortest=5)
+    joined = re.sub(r"[\W_]+", "", value)
+    if any(map(str.isdigit, joined)) and len(joined) >= _SHORTEST_NUMBER:  # 12-345-678 is 12345678, too
+        found.strong.add(joined.lower())
+    digits = {row.lstrip("0") for text in (value, joined) for row in re.findall(r"[0-9]+", text)}
+    found.numbers |= {row for row in digits if len(row) >= _SHORTEST_NUMBER}
 
 
 def _add_part(part: str, found: Identity, shortest: int) -> None:
     part = part.strip("()[].-'\"").lower()
-    enough = len(part) >= shortest or any(ord(c) > 127 for c in part)
-    if enough and (shortest == 2 or part not in _COMMON):  # Street is a surname, too
-        found.strong.add(part)
+    plain = unicodedata.normalize("NFKD", part).encode("ascii", "ignore").decode()  # Muller for Müller
+    for form in {part, plain}:
+        enough = len(form) >= shortest or any(ord(c) > 127 for c in form)
+        if enough and (shortest == 2 or form not in _COMMON):  # Street is a surname, too
+            found.strong.add(form)
 
 
 def _add_time(value: str, vr: str, found: Identity) -> None:
@@ -137,6 +167,9 @@ def _add_time(value: str, vr: str, found: Identity) -> None:
         return
     if vr != "TM" and len(digits) >= 8:
         year, month, day = digits[:4], digits[4:6], digits[6:8]
+        if digits[:8] == _NO_DATE:
+            return
+        found.dates.add((int(year), int(month), int(day)))
         found.strong.update({digits[:8], f"{year}-{month}-{day}"})
         found.strong.update(f"{a}{sign}{b}{sign}{year}" for a, b in ((day, month), (month, day)) for sign in "./-")
     if vr != "DA" and len(digits) >= 6:
@@ -144,9 +177,17 @@ def _add_time(value: str, vr: str, found: Identity) -> None:
 
 
 def _add_weak(value: str, found: Identity) -> None:
-    value = value.strip().lower()
-    if len(value) >= (6 if value.isdigit() else 4):
+    value = value.strip().lower()[:_LONGEST]
+    if len(value) >= (6 if value.isdigit() else 4) and (value.isdigit() or not _is_number(value)):
         found.weak.add(value)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _printable(value: bytes) -> str:

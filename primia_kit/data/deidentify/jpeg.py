@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ...errors import KitError
 
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
+_MOST_SEGMENTS = 100_000  # fill bytes count as one each
 _ADOBE, _JFIF = b"Adobe", b"JFIF\0"
 
 
@@ -50,10 +51,11 @@ def strip_jpeg(stream: bytes) -> tuple[bytes, list[str]]:
 
 def _segments(stream: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of each segment after SOI; a scan's coded data belongs to its SOS, the last is EOI."""
-    at = 2
+    at = found = 2
     while at + 2 <= len(stream):
-        if stream[at] != 0xFF:
-            raise KitError("its JPEG segments can't be followed")
+        found += 1
+        if stream[at] != 0xFF or found > _MOST_SEGMENTS:
+            raise KitError("its JPEG segments can't be followed, or are too many")
         marker = stream[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from ...errors import KitError
+from ..dicom.guards import MAX_PIXELS
 from .jpeg import strip_jpeg
 from .profile import Change
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "BMP": ".bmp"}
-_LARGEST = 1 << 28  # pixels
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
@@ -54,7 +54,7 @@ def texts_beside(content: bytes) -> list[str]:
 def _decode(content: bytes) -> tuple[str, np.ndarray]:
     try:
         with Image.open(io.BytesIO(content), formats=list(SUFFIXES)) as image:
-            if image.width * image.height > _LARGEST:
+            if image.width * image.height > MAX_PIXELS:
                 raise KitError("it claims more pixels than any film has")
             if image.format == "TIFF" and image.n_frames != 1:
                 raise KitError(f"it has {image.n_frames} pages; a film has one")

@@ -3,8 +3,9 @@
 Table E.1-1 names the attributes that go; `dicom-anonymizer` holds it as data and knows dummy values for each
 VR. Left to itself it reaches the top level alone, draws UIDs at random, turns removed dates into dummies, and
 keeps every text that the table doesn't name. So the kit walks into every sequence, derives UIDs from the
-hospital's key, and keeps, of what the table doesn't name, only what can hold no free text: numbers, coded
-strings, and a short list of texts (E.1.1 allows to remove more than the table asks for).
+hospital's key, and keeps, of what the table doesn't name, only what has no room for free text: numbers, defined
+terms, codes of the standard's context groups; and, as texts, the equipment's make and model (E.1.1 allows to
+remove more than the table asks for).
 """
 
 from __future__ import annotations
@@ -14,26 +15,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from pydicom.tag import Tag
+
+from .codes import CODE_TAGS, standard_meaning
 from .key import Pseudonyms
+from .terms import is_defined_term
 
 TABLE_EDITION = "2026c"
 METHOD = ("PS3.15 Annex E Basic Application Level Confidentiality Profile", f"PriMIA Kit with Table E.1-1 of {TABLE_EDITION}")
 
 KEPT_TEXTS = {  # not in Table E.1-1, needed to read or to tell equipment apart
     0x00080005: "SpecificCharacterSet", 0x00080070: "Manufacturer", 0x00081090: "ManufacturerModelName",
-    0x00080100: "CodeValue", 0x00080102: "CodingSchemeDesignator", 0x00080103: "CodingSchemeVersion",
-    0x00080104: "CodeMeaning", 0x00281054: "RescaleType", 0x00283004: "ModalityLUTType",
+    0x00080100: "CodeValue", 0x00080102: "CodingSchemeDesignator", 0x00080104: "CodeMeaning",
+    0x00281054: "RescaleType", 0x00283004: "ModalityLUTType",
 }  # fmt: skip
-KEPT_BINARY = {0x00283006, 0x7FE00001, 0x7FE00002, 0x7FE00010} | {0x00281201 + i for i in (0, 1, 2, 32, 33, 34)}  # LUTs, pixels
-CLASS_UIDS = {0x00080016, 0x00080062, 0x00081150, 0x0008001A, 0x0008001B}  # name a kind of object, not an object
+TERMS_IN_TEXTS = {0x00281054, 0x00283004}  # of these texts, only defined terms
+KEPT_BINARY = {0x00283006, 0x7FE00010} | {0x00281201 + i for i in (0, 1, 2, 32, 33, 34)}  # LUTs, pixels
 ALSO_REMOVED = {0x0018A001: "names the devices and places that the film went through"}  # ContributingEquipmentSequence
-PUBLIC_CODES = {"DCM", "SRT", "SCT", "SNM3", "LN", "UCUM", "RADLEX", "ACR", "ICD10", "FMA"}
-STANDARD_ROOT = "1.2.840.10008."
 
+_CODE_MEANING = Tag(0x00080104)
 _TEXT = {"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"}
+_NUMBER = re.compile(r" *([+-]?[0-9]*\.?[0-9]*([eE][+-]?[0-9]+)?)?[ \0]*")
 _TIME = {"AS", "DA", "DT", "TM"}
 _BINARY = {"OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW", "US or OW", "US or SS or OW"}
-_CODED_STRING = re.compile(r"[A-Z0-9 _]{0,16}")
 
 
 @dataclass(frozen=True, order=True)
@@ -74,9 +78,10 @@ def apply_profile(dataset, pseudonyms: Pseudonyms, patient: str) -> list[Change]
 
     1. In every sequence item, deepest first: private groups, curves, overlays, command groups and group lengths go.
     2. The attributes that Table E.1-1 names get its action, by `dicom-anonymizer`.
-    3. Of the others, texts, times and binary values that no reader needs go, and codes of private coding schemes.
-    4. Every UID that isn't the standard's own becomes one derived from it with the key.
-    5. The patient becomes a pseudonym, and the method is recorded.
+    3. Of the others, texts, times and binary values that no reader needs go, coded strings that aren't defined terms,
+       and codes that no context group of the standard has.
+    4. Every UID that isn't in the standard's list of UIDs becomes one derived from it with the key.
+    5. The patient becomes a pseudonym.
 
     Args:
         dataset: pydicom Dataset, changed in place.
@@ -85,7 +90,7 @@ def apply_profile(dataset, pseudonyms: Pseudonyms, patient: str) -> list[Change]
     Returns: what was changed, in the order of tags.
     """
     changes = list(_clean_item(dataset, pseudonyms, ""))
-    _record_method(dataset, patient)
+    dataset.PatientName = dataset.PatientID = patient
     return sorted(changes)
 
 
@@ -104,11 +109,15 @@ def _clean_item(item, pseudonyms: Pseudonyms, where: str) -> Iterator[Change]:
             elif action not in (None, "X/Z/U*"):
                 yield _change(tag, where, "X", f"Table E.1-1: {action}, a sequence")
                 del item[tag]
-            elif any(_is_private_code(part) for part in element.value):
-                yield _change(tag, where, "kit", "a code of a private coding scheme, its meaning is free text")
+            elif any(standard_meaning(part) is None for part in element.value):
+                yield _change(tag, where, "kit", "a code that the standard's context groups don't have: it may be any text")
                 del item[tag]
             else:
                 for index, part in enumerate(element.value):
+                    if (meaning := standard_meaning(part)) and part.get("CodeMeaning") != meaning:
+                        part.CodeMeaning = meaning
+                        inside = f"{where}{_shown(tag)}[{index}]."
+                        yield _change(_CODE_MEANING, inside, "kit", "a code's meaning, put as the standard has it")
                     yield from _clean_item(part, pseudonyms, f"{where}{_shown(tag)}[{index}].")
     yield from _apply_table(item, pseudonyms, where)
     for tag in list(item.keys()):
@@ -118,7 +127,11 @@ def _clean_item(item, pseudonyms: Pseudonyms, where: str) -> Iterator[Change]:
         if reason := _not_kept(tag, element, nested=bool(where)):
             yield _change(tag, where, "kit", reason)
             del item[tag]
-        elif element.VR == "UI" and tag not in CLASS_UIDS and _replace_uids(element, pseudonyms):
+        elif (element.VR == "CS" or tag in TERMS_IN_TEXTS) and _keep_terms(element):
+            yield _change(tag, where, "kit", "not a defined term")
+            if element.is_empty:
+                del item[tag]
+        elif element.VR == "UI" and _replace_uids(element, pseudonyms):
             yield _change(tag, where, "U", "a UID that isn't the standard's own")
 
 
@@ -180,30 +193,55 @@ def _not_kept(tag, element, nested: bool) -> str:
         return "a picture beside the picture"
     if element.VR in _BINARY and tag not in KEPT_BINARY:
         return "binary data that no reader needs"
-    if element.VR == "CS" and tag not in KEPT_TEXTS:
-        values = [element.value] if isinstance(element.value, str) or element.value is None else element.value
-        if not all(_CODED_STRING.fullmatch(value or "") for value in values):
-            return "not a coded string"
+    if element.VR in ("DS", "IS") and not all(is_number(str(value)) for value in values_of(element)):
+        return "not a number"
+    if tag in CODE_TAGS and not nested:
+        return "a code outside a sequence"
     return ""
 
 
-def _is_private_code(item) -> bool:
-    return "CodeMeaning" in item and str(item.get("CodingSchemeDesignator", "")).strip() not in PUBLIC_CODES
+def is_number(text: str) -> bool:
+    """Whether a DS or IS value is what it should be; a damaged length can make one swallow the texts behind it."""
+    return len(text) <= 64 and bool(_NUMBER.fullmatch(text))
+
+
+def values_of(element) -> list:
+    """An element's values, as a list also if there is one or none."""
+    if element.value is None:
+        return []
+    return list(element.value) if element.VM > 1 and not isinstance(element.value, (str, bytes)) else [element.value]
+
+
+def _keep_terms(element) -> bool:
+    """Empty the values that aren't defined terms; whether there were any. The others keep their places."""
+    old = [str(value) for value in values_of(element)]
+    new = [value if is_defined_term(element.tag, value) else "" for value in old]
+    if new == old:
+        return False
+    element.value = new if any(new) else None
+    return True
 
 
 def _replace_uids(element, pseudonyms: Pseudonyms) -> bool:
     if element.is_empty:
         return False
     old = [element.value] if isinstance(element.value, str) else list(element.value)
-    new = [uid if str(uid).startswith(STANDARD_ROOT) else pseudonyms.uid(str(uid)) for uid in old if uid]
+    new = [uid if is_standard_uid(uid) else pseudonyms.uid(str(uid)) for uid in old if uid]
     element.value = new[0] if len(new) == 1 else new
     return new != old
 
 
-def _record_method(dataset, patient: str) -> None:
+def is_standard_uid(uid: str) -> bool:
+    """Whether PS3.6 annex A lists a UID; one under the standard's root that it doesn't list may hold any number."""
+    from pydicom.uid import UID_dictionary
+
+    return str(uid) in UID_dictionary
+
+
+def record_method(dataset) -> None:
+    """Say in the data set what was done, and add what must be there, empty (type 2)."""
     from pydicom.dataset import Dataset
 
-    dataset.PatientName = dataset.PatientID = patient
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = list(METHOD)
     code = Dataset()

@@ -2,71 +2,80 @@
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
 
 from ...errors import KitError
-from .films import inflated, transfer_syntax
+from ..dicom.guards import dataset_offset
 from .identity import Identity
-from .search import Leak, Search, kept_terms, leaks_in
+from .reading import Reading, read_with_places
+from .search import BINARY, Leak, Search, is_pseudonym_path, kept_terms, leaks_in
 
 _IN_ANY_BYTES = 6  # shorter strings turn up in megabytes of pixels by chance
 _IN_HEADER = 4  # in bytes outside the pixel data
+_PIXEL_DATA = 0x7FE00010
 
 
 def find_leaks(content: bytes, name: str, identity: Identity) -> list[Leak]:
     """Search a finished file.
 
-    1. Its new path: every string, short ones as whole words.
-    2. If it is DICOM, every element at every depth, file meta information included.
-    3. Every byte: strings of 6 characters or more anywhere, of 4 or more outside the pixel data, in UTF-8,
-       Latin-1 and UTF-16 and without regard to case; numbers only where no digit stands beside them.
+    1. Its new path: a pseudonym, or free of every string.
+    2. If it is DICOM, every element at every depth, file meta information included (`leaks_in`).
+    3. Every byte: names as the original had them stored, and strings outside ASCII.
+    4. Every byte that isn't in a text judged in 2 (the preamble, pixels, binary numbers, what lies between and behind):
+       strings of 6 characters or more anywhere, of 4 or more outside the pixel data, in UTF-8, Latin-1 and UTF-16 and
+       without regard to case; numbers only where no digit stands beside them.
 
     Raises: KitError if a DICOM file can't be read again.
     """
     leaks = []
-    if Search(identity).hits(name):
+    if not is_pseudonym_path(name, identity) and Search(identity).hits(name):
         leaks.append(Leak("name"))
-    header = content
-    if content[128:132] == b"DICM":
+    terms, rest, header = frozenset(), content, content
+    if dataset_offset(content) is not None:
         try:
-            if transfer_syntax(content) == "1.2.840.10008.1.2.1.99":
-                content = inflated(content)  # raw bytes are searched as they read, not as they are packed
-                header = content
-                dataset = _read(content, inflate=True)
-            else:
-                dataset = _read(content)
-            leaks += leaks_in(dataset, identity)
+            found = read_with_places(content)
+            leaks += leaks_in(found.dataset, identity)
         except KitError:
             raise
         except Exception as error:
             raise KitError(f"what was written can't be read again ({type(error).__name__})") from error
-        pixels = dataset.get("PixelData") or b""
-        header = content.replace(pixels, b"", 1) if pixels else content
-        terms = kept_terms(dataset)
-    else:
-        terms = frozenset()
-    for data, shortest, where in ((content, _IN_ANY_BYTES, "raw bytes"), (header, _IN_HEADER, "header bytes")):
-        if _in_bytes(data.lower(), identity, shortest, terms):
+        terms, content = kept_terms(found.dataset), found.content  # raw bytes are searched as they read, not as packed
+        rest, header = _without(found, pixels=True), _without(found, pixels=False)
+    needles = identity.strong | (identity.weak - terms)
+    foreign = {needle for needle in needles if not needle.isascii()}
+    for data, wanted, shortest, where in (
+        (content, foreign, _IN_ANY_BYTES, "raw bytes"),
+        (rest, needles, _IN_ANY_BYTES, "raw bytes"),
+        (header, needles, _IN_HEADER, "header bytes"),
+    ):
+        data = data.lower()
+        if any(stored.lower() in data for stored in identity.stored) or _in_bytes(data, wanted, shortest):
             leaks.append(Leak(where))
             break
     return leaks
 
 
-def _in_bytes(data: bytes, identity: Identity, shortest: int, terms) -> bool:
-    if any(stored.lower() in data for stored in identity.stored):
-        return True
-    for needle in identity.strong | (identity.weak - terms):
+def _without(found: Reading, pixels: bool) -> bytes:
+    """A file's bytes without the texts that are judged as elements, and without pixels at wish; a zero byte stands for each."""
+    kept, at = [], 0
+    for start, end, vr, tag in sorted(found.places):
+        if (vr not in BINARY or (tag == _PIXEL_DATA and not pixels)) and start >= at:
+            kept.append(found.content[at:start])
+            at = end
+    return b"\0".join([*kept, found.content[at:]])
+
+
+def _in_bytes(data: bytes, needles: set[str], shortest: int) -> bool:
+    for needle in needles:
         if len(needle) < shortest:
             continue
         for form in {needle.encode(code, "replace") for code in ("utf-8", "latin-1", "utf-16-le", "utf-16-be")}:
-            if form.strip(b"?\0") and _stands_in(form, data, needle, shortest):
+            if form.strip(b"?\0") and _stands_in(form, data, needle):
                 return True
     return False
 
 
-def _stands_in(form: bytes, data: bytes, needle: str, shortest: int) -> bool:
+def _stands_in(form: bytes, data: bytes, needle: str) -> bool:
     bounded = needle.isdigit() or len(needle) < _IN_ANY_BYTES
     at = data.find(form)
     while at >= 0:
@@ -75,18 +84,3 @@ def _stands_in(form: bytes, data: bytes, needle: str, shortest: int) -> bool:
             return True
         at = data.find(form, at + 1)
     return False
-
-
-def _read(content: bytes, inflate: bool = False):
-    import pydicom
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if inflate:  # the data set alone, in the explicit little endian that was packed
-            stream = io.BytesIO(content)
-            stream.seek(132)
-            meta = pydicom.filereader._read_file_meta_info(stream)
-            dataset = pydicom.filereader.read_dataset(stream, is_implicit_VR=False, is_little_endian=True)
-            dataset.file_meta = meta
-            return dataset
-        return pydicom.dcmread(io.BytesIO(content))
