@@ -227,7 +227,7 @@ def test_the_manifests_validation_films_come_first(hospitals, small_plan):
 
 def test_training_stops_after_its_patience_and_keeps_the_best_model():
     sites = [with_patients(name, seed) for seed, name in enumerate("ABC")]
-    plan = replace(STOPPING, learning_rate=0.08)
+    plan = replace(STOPPING, learning_rate=0.06)
     federation = Federation(plan, sites)
     weights = {0: federation.weights}
     for done in federation:
