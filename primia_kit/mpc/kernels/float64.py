@@ -11,6 +11,7 @@ from .limbs import float64_limbs, signed_limbs
 from .packed import PackedConv
 
 _BLOCK_BYTES = 2 << 20  # of the im2col matrix that stands in memory at a time, for each thread
+_CUT_WORDS = 1 << 14  # cut into limbs at a time, so that what lies between stays in the cache
 
 
 class Float64Conv(PackedConv):
@@ -31,7 +32,7 @@ class Float64Conv(PackedConv):
         if self.short:
             self._places = [by_group.astype(np.float64)]
         else:
-            digits = signed_limbs(by_group.view(np.uint64), self._limbs).astype(np.float64)
+            digits = np.stack(signed_limbs(by_group.view(np.uint64), self._limbs)).astype(np.float64)
             self._places = [
                 np.ascontiguousarray(np.concatenate(digits[d::-1], axis=1)) for d in range(len(self._limbs))
             ]  # [groups, (d + 1) * terms, outputs of a group]
@@ -44,10 +45,14 @@ class Float64Conv(PackedConv):
         planes = np.zeros((images, count, high, wide, channels))
         inside = planes[:, :, top : top + height, left : left + width]
 
-        def cut(first, last):
-            inside[:, :, first:last] = signed_limbs(x[:, first:last], self._limbs).swapaxes(0, 1)
+        lines = max(1, _CUT_WORDS // (images * width * channels))
 
-        spread(cut, height, 8)
+        def cut(first, last):
+            for start in range(first, last, lines):
+                part = slice(start, min(start + lines, last))
+                signed_limbs(x[:, part], self._limbs, [inside[:, limb, part] for limb in range(count)])
+
+        spread(cut, height, lines)
         # Views of all windows: [images, limbs, rows, columns, KH, KW, channels]
         step = planes.strides
         (down, across), (apart, aside) = geometry.stride, geometry.dilation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,15 +27,23 @@ class Product:
     longest: int  # terms that may be added before an int32 sum could lose a bit that counts
 
 
-def signed_limbs(words: np.ndarray, limbs: tuple[Limb, ...]) -> np.ndarray:
-    """int64 [len(limbs), *words.shape] with sum(digit << shift) = word modulo 2^(last limb's end).
+def signed_limbs(words: np.ndarray, limbs: Sequence[Limb], out: Sequence[np.ndarray] | None = None) -> Sequence[np.ndarray]:
+    """Digits with sum(digit << shift) = word modulo 2^(last limb's end), an array for each limb.
 
     A half of each limb's range is added first; then plain bit fields, less that half, are the signed digits.
+
+    Args:
+        words: uint64.
+        out: arrays of the words' shape, int64 or float64; fresh int64 without.
     """
-    halves = np.uint64(sum(1 << limb.shift + limb.width - 1 for limb in limbs) & (1 << 64) - 1)
-    lifted = words.astype(np.uint64) + halves
-    fields = [lifted >> np.uint64(limb.shift) & np.uint64((1 << limb.width) - 1) for limb in limbs]
-    return np.stack([f.astype(np.int64) - (1 << limb.width - 1) for f, limb in zip(fields, limbs)])
+    halves = np.uint64(sum(1 << limb.shift + limb.width - 1 for limb in limbs))
+    lifted = words + halves
+    out = [np.empty(words.shape, np.int64) for _ in limbs] if out is None else out
+    for limb, digits in zip(limbs, out):
+        fields = lifted >> np.uint64(limb.shift)
+        fields &= np.uint64((1 << limb.width) - 1)
+        np.subtract(fields.view(np.int64), 1 << limb.width - 1, out=digits)
+    return out
 
 
 def int16_products(bits: int, short: bool) -> list[Product]:
