@@ -10,7 +10,9 @@ from ..threads import get_threads, spread
 from .limbs import float64_limbs, signed_limbs
 from .packed import PackedConv
 
-_BLOCK_BYTES = 2 << 20  # of the im2col matrix that stands in memory at a time, for each thread
+# Of the im2col matrix this much stands in memory at a time, for each thread: it should fit a cache. A matrix product
+# with few rows is slow, though, since BLAS rearranges the weights for each, so there are at least some pixels.
+_BLOCK_BYTES, _BLOCK_PIXELS = 1 << 20, 128
 _CUT_WORDS = 1 << 14  # cut into limbs at a time, so that what lies between stays in the cache
 
 
@@ -63,7 +65,7 @@ class Float64Conv(PackedConv):
             writeable=False,
         )
         out = np.empty((images * rows, columns, geometry.outputs), np.uint64)
-        room = max(1, _BLOCK_BYTES // (columns * count * geometry.terms * 8))
+        room = max(_BLOCK_BYTES // (columns * count * geometry.terms * 8), -(-_BLOCK_PIXELS // columns))
         block = min(room, -(-images * rows // get_threads()))
 
         def work(first, last):
