@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from ..errors import KitError
 
 _state = {"threads": 0, "pid": 0, "pool": None}
+_here = threading.local()  # .inside: this thread is one of the pool's
 _PIECES = 4  # a thread; more than one so that a core that something else uses holds up a piece, not the whole
 
 
@@ -29,11 +31,12 @@ def get_threads() -> int:
 def spread(work: Callable[[int, int], object], count: int, grain: int = 1) -> None:
     """Call work(start, stop) until [0, count) is covered; pieces are multiples of `grain` and run side by side.
 
-    `work` must release the GIL to gain anything, and its pieces must not write to the same place.
+    `work` must release the GIL to gain anything, and its pieces must not write to the same place. Within a piece,
+    `spread` calls its work at once: a pool that waits for itself would wait for ever.
     """
     threads = get_threads()
     pieces = max(1, min(-(-count // grain), threads * _PIECES))
-    if threads == 1 or pieces == 1:
+    if threads == 1 or pieces == 1 or getattr(_here, "inside", False):
         if count:
             work(0, count)
         return
@@ -45,5 +48,10 @@ def spread(work: Callable[[int, int], object], count: int, grain: int = 1) -> No
 def _pool(threads: int) -> ThreadPoolExecutor:
     """This process's pool: after a fork the parent's threads aren't there, so a child makes its own."""
     if _state["pool"] is None or _state["pid"] != os.getpid():
-        _state.update(pid=os.getpid(), pool=ThreadPoolExecutor(threads, thread_name_prefix="primia-kernel"))
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="primia-kernel", initializer=_enter)
+        _state.update(pid=os.getpid(), pool=pool)
     return _state["pool"]
+
+
+def _enter() -> None:
+    _here.inside = True

@@ -12,13 +12,13 @@ import numpy as np
 
 from ...errors import KitError
 from ..compiled import loops
-from ..expansion import expand
+from ..expansion import fill, stream_key
 from ..packing import pack_words, packed_size, unpack_words
 from ..ring import Ring
 from ..threads import spread
 from .tables import DIGITS_BITS, PRODUCTS_BITS, WINDOW
 
-_GRAIN = 1 << 13
+_CHUNK = 1 << 16  # comparisons that the provider works on at a time, a multiple of 64: their words stay in the cache
 
 
 @dataclass(frozen=True)
@@ -47,32 +47,82 @@ class LiftTuples:
         return sum(packed_size(count, width) for width in cls.widths(bits).values())
 
     @classmethod
-    def expand(cls, count: int, bits: int, seed: bytes, *purpose: int | str):
-        """Party 0's tuples, from its 32-byte seed with the provider; purpose as in `mpc.expand`, used once."""
-        room = {name: _room(count, width) for name, width in cls.widths(bits).items()}
-        filled = {name: expand(words, seed, *purpose, name) for name, words in room.items()}
-        return cls(bits, _masks(count, seed, purpose), **filled)
+    def expand(cls, count: int, bits: int, seed: bytes, *purpose: int | str, room: np.ndarray | None = None):
+        """Party 0's tuples, from its 32-byte seed with the provider.
+
+        Args:
+            purpose: as in `mpc.expand`; a purpose serves once.
+            room: uint8 [room_size], reused from an earlier image: fresh memory takes longer than the expansion.
+        """
+        room = cls._room(count, bits, room)
+        spread_fill(room, stream_key(seed, *purpose))
+        return cls._over(room, count, bits)
 
     @classmethod
-    def deal(cls, count: int, bits: int, seed0: bytes, seed1: bytes, *purpose: int | str) -> np.ndarray:
-        """The provider's work: uint8 [packed_size], for party 1. It keeps the two seeds and nothing else."""
-        zero = cls.expand(count, bits, seed0, *purpose)
-        one = cls(bits, _masks(count, seed1, purpose), **{n: _room(count, w) for n, w in cls.widths(bits).items()})
-        spread(lambda a, b: zero[a:b]._correct(one[a:b]), count, _GRAIN)
-        return np.concatenate([pack_words(getattr(one, name), width) for name, width in cls.widths(bits).items()])
+    def deal(
+        cls, count: int, bits: int, seed0: bytes, seed1: bytes, *purpose: int | str, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The provider's work: uint8 [packed_size], for party 1. It keeps the two seeds and nothing else.
+
+        Args:
+            out: uint8 [packed_size] to write to, reused from an earlier deal.
+        """
+        keys = stream_key(seed0, *purpose), stream_key(seed1, *purpose, "masks")
+        layout, packing = _layout(cls, count, bits), cls.widths(bits)
+        dealt = np.empty(cls.packed_size(count, bits), np.uint8) if out is None else out
+
+        def work(first, last):
+            rooms = [np.empty(cls.room_size(min(_CHUNK, last - first), bits), np.uint8) for _ in range(2)]
+            for start in range(first, last, _CHUNK):
+                some = min(_CHUNK, last - start)
+                zero, one = (cls._over(room, some, bits) for room in rooms)
+                for name, (offset, dtype) in layout.items():
+                    fill(getattr(zero, name), keys[0], offset + start * dtype.itemsize)
+                fill(one.masks, keys[1], start * one.masks.itemsize)
+                zero._correct(one)
+                at = 0
+                for name, width in packing.items():
+                    part = pack_words(getattr(one, name), width)
+                    dealt[at + start * width // 8 :][: part.size] = part
+                    at += packed_size(count, width)
+
+        spread(work, count, _CHUNK)
+        return dealt
 
     @classmethod
-    def unpack(cls, packed, count: int, bits: int, seed: bytes, *purpose: int | str):
+    def unpack(cls, packed, count: int, bits: int, seed: bytes, *purpose: int | str, room: np.ndarray | None = None):
         """Party 1's tuples, from what was dealt and its own seed with the provider. Raises KitError for a wrong size."""
         packed = np.frombuffer(packed, np.uint8)
         if packed.size != cls.packed_size(count, bits):
             raise KitError(f"{count} tuples of {bits} bits take {cls.packed_size(count, bits)} bytes, but {packed.size} came.")
-        found, at = {}, 0
+        tuples = cls._over(cls._room(count, bits, room), count, bits)
+        spread_fill(tuples.masks, stream_key(seed, *purpose, "masks"))
+        at = 0
         for name, width in cls.widths(bits).items():
-            size = packed_size(count, width)
-            found[name] = unpack_words(packed[at : at + size], width, count, _dtype(width))
+            words, size = getattr(tuples, name), packed_size(count, width)
+            unpack_words(packed[at : at + size], width, count, words.dtype, words)
             at += size
-        return cls(bits, _masks(count, seed, purpose), **found)
+        return tuples
+
+    @classmethod
+    def room_size(cls, count: int, bits: int) -> int:
+        """Bytes of memory that one party's tuples take."""
+        return sum(dtype.itemsize for _, dtype in _layout(cls, count, bits).values()) * _padded(count)
+
+    @classmethod
+    def _room(cls, count: int, bits: int, room: np.ndarray | None) -> np.ndarray:
+        size = cls.room_size(count, bits)
+        if room is None:
+            return np.empty(size, np.uint8)
+        if room.dtype != np.uint8 or room.size < size:
+            raise KitError(f"{count} tuples of {bits} bits need room of {size} bytes as uint8, not {room.size} as {room.dtype}.")
+        return room[:size]
+
+    @classmethod
+    def _over(cls, room: np.ndarray, count: int, bits: int):
+        """Tuples whose fields lie in `room`, as an expansion fills it."""
+        layout = _layout(cls, count, bits)
+        return cls(bits, **{name: room[at:].view(kind)[:count] for name, (at, kind) in layout.items()})
 
     def __getitem__(self, part: slice):
         """The tuples of some comparisons, without a copy."""
@@ -116,13 +166,23 @@ class CompareTuples(LiftTuples):
         )  # fmt: skip
 
 
-def _masks(count: int, seed: bytes, purpose) -> np.ndarray:
-    return expand(np.empty(count, np.uint32), seed, *purpose, "masks")
+def _padded(count: int) -> int:
+    """Fields start at multiples of 16 bytes, AES's blocks."""
+    return -(-count // 4) * 4
 
 
-def _dtype(width: int):
-    return np.uint32 if width <= 32 else np.uint64
+def _layout(cls: type[LiftTuples], count: int, bits: int) -> dict[str, tuple[int, np.dtype]]:
+    """name -> (byte at which the field starts in an expansion, dtype); 64-bit fields first."""
+    widths = {"masks": 32} | cls.widths(bits)
+    layout, at = {}, 0
+    for name in sorted(widths, key=lambda name: widths[name] <= 32):
+        dtype = np.dtype(np.uint32 if widths[name] <= 32 else np.uint64)
+        layout[name] = at, dtype
+        at += _padded(count) * dtype.itemsize
+    return layout
 
 
-def _room(count: int, width: int) -> np.ndarray:
-    return np.empty(count, _dtype(width))
+def spread_fill(out: np.ndarray, key: bytes) -> None:
+    """`fill` by all threads."""
+    room = out.view(np.uint8)
+    spread(lambda start, stop: fill(room[start:stop], key, start), room.size, 1 << 18)

@@ -31,7 +31,7 @@ def pack_words(words: np.ndarray, bits: int) -> np.ndarray:
     if words.dtype not in (np.uint8, np.uint32, np.uint64):
         raise KitError(f"Only words of uint8, uint32 or uint64 are packed, not {words.dtype}.")
     words = np.ascontiguousarray(words).reshape(-1)
-    packed = np.zeros(-(-words.size * bits // 64), np.uint64)
+    packed = np.empty(-(-words.size * bits // 64), np.uint64)
     pack = loops(__name__).pack
     spread(
         lambda start, stop: pack(words[start:stop], bits, packed[start * bits // 64 : -(-stop * bits // 64)]),
@@ -41,13 +41,14 @@ def pack_words(words: np.ndarray, bits: int) -> np.ndarray:
     return packed.astype("<u8", copy=False).view(np.uint8)[: packed_size(words.size, bits)]
 
 
-def unpack_words(packed, bits: int, count: int, dtype=np.uint64) -> np.ndarray:
+def unpack_words(packed, bits: int, count: int, dtype=np.uint64, out: np.ndarray | None = None) -> np.ndarray:
     """The inverse of `pack_words`.
 
     Args:
         packed: packed_size(count, bits) bytes: bytes, a memoryview or uint8.
         bits, count: as they were packed.
         dtype: of the words: uint8, uint32 or uint64, at least `bits` wide.
+        out: [count] of that dtype, to be filled; a fresh array without.
 
     Returns: [count] words, each below 2^bits.
     Raises: KitError if the number of bytes is another.
@@ -61,7 +62,7 @@ def unpack_words(packed, bits: int, count: int, dtype=np.uint64) -> np.ndarray:
     whole = np.zeros(-(-count * bits // 64) + 1, "<u8")  # one more, so that a word's upper half can always be read
     whole.view(np.uint8)[: packed.size] = packed
     whole = whole.astype(np.uint64, copy=False)
-    words = np.empty(count, dtype)
+    words = np.empty(count, dtype) if out is None else out
     unpack = loops(__name__).unpack
     spread(lambda start, stop: unpack(whole[start * bits // 64 :], bits, words[start:stop]), count, _GROUP * 64)
     return words
