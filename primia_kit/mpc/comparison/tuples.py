@@ -6,6 +6,7 @@ Party 0 expands all of its fields from its seed. Party 1 expands `masks` from it
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,11 +15,12 @@ from ...errors import KitError
 from ..compiled import loops
 from ..expansion import fill, stream_key
 from ..packing import pack_words, packed_size, unpack_words
-from ..ring import Ring
+from ..ring import MAX_BITS, Ring
 from ..threads import spread
 from .tables import DIGITS_BITS, PRODUCTS_BITS, WINDOW
 
 _CHUNK = 1 << 16  # comparisons that the provider works on at a time, a multiple of 64: their words stay in the cache
+_here = threading.local()
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class LiftTuples:
     @classmethod
     def packed_size(cls, count: int, bits: int) -> int:
         """Bytes dealt to party 1 for `count` tuples."""
-        return sum(packed_size(count, width) for width in cls.widths(bits).values())
+        return sum(_field_size(count, width) for width in cls.widths(bits).values())
 
     @classmethod
     def expand(cls, count: int, bits: int, seed: bytes, *purpose: int | str, room: np.ndarray | None = None):
@@ -65,14 +67,14 @@ class LiftTuples:
         """The provider's work: uint8 [packed_size], for party 1. It keeps the two seeds and nothing else.
 
         Args:
-            out: uint8 [packed_size] to write to, reused from an earlier deal.
+            out: uint8 [packed_size] to write to, reused from an earlier deal: fresh memory costs time.
         """
         keys = stream_key(seed0, *purpose), stream_key(seed1, *purpose, "masks")
         layout, packing = _layout(cls, count, bits), cls.widths(bits)
         dealt = np.empty(cls.packed_size(count, bits), np.uint8) if out is None else out
 
         def work(first, last):
-            rooms = [np.empty(cls.room_size(min(_CHUNK, last - first), bits), np.uint8) for _ in range(2)]
+            rooms = _scratch()
             for start in range(first, last, _CHUNK):
                 some = min(_CHUNK, last - start)
                 zero, one = (cls._over(room, some, bits) for room in rooms)
@@ -82,9 +84,9 @@ class LiftTuples:
                 zero._correct(one)
                 at = 0
                 for name, width in packing.items():
-                    part = pack_words(getattr(one, name), width)
-                    dealt[at + start * width // 8 :][: part.size] = part
-                    at += packed_size(count, width)
+                    place = at // 8 + start * width // 64
+                    pack_words(getattr(one, name), width, dealt.view(np.uint64)[place : place - (-some * width // 64)])
+                    at += _field_size(count, width)
 
         spread(work, count, _CHUNK)
         return dealt
@@ -99,9 +101,9 @@ class LiftTuples:
         spread_fill(tuples.masks, stream_key(seed, *purpose, "masks"))
         at = 0
         for name, width in cls.widths(bits).items():
-            words, size = getattr(tuples, name), packed_size(count, width)
-            unpack_words(packed[at : at + size], width, count, words.dtype, words)
-            at += size
+            words = getattr(tuples, name)
+            unpack_words(packed[at : at + packed_size(count, width)], width, count, words.dtype, words)
+            at += _field_size(count, width)
         return tuples
 
     @classmethod
@@ -164,6 +166,18 @@ class CompareTuples(LiftTuples):
             self.masks, one.masks, self.digits, self.products, self.s, self.rs, self.top_s, kept, high,
             one.digits, one.products, one.s, one.rs, one.top_s,
         )  # fmt: skip
+
+
+def _field_size(count: int, width: int) -> int:
+    """Bytes of a packed field, rounded up to whole 64-bit words, so that the next one is packed in place too."""
+    return -(-count * width // 64) * 8
+
+
+def _scratch() -> list[np.ndarray]:
+    """Room for two parties' tuples of a chunk, kept for the thread's next chunk."""
+    if not hasattr(_here, "rooms"):
+        _here.rooms = [np.empty(CompareTuples.room_size(_CHUNK, MAX_BITS), np.uint8) for _ in range(2)]
+    return _here.rooms
 
 
 def _padded(count: int) -> int:

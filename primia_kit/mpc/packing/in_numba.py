@@ -27,13 +27,13 @@ def pack(words, bits, packed):
 
 @njit(nogil=True, cache=True)
 def unpack(packed, bits, words):
-    """packed uint64, one more than is filled -> words [n]."""
+    """packed uint64 [at least ceil(n * bits / 64)] -> words [n]."""
     width = np.uint64(bits)
     mask = (_ONE << width) - _ONE
     at = np.uint64(0)
     for i in range(words.size):
-        place, shift = at >> np.uint64(6), at & np.uint64(63)
-        # Two shifts for the upper half: a single one by 64 is undefined.
-        word = (packed[place] >> shift) | ((packed[place + _ONE] << _ONE) << (np.uint64(63) - shift))
-        words[i] = word & mask
+        shift = at & np.uint64(63)
+        low, high = at >> np.uint64(6), (at + width - _ONE) >> np.uint64(6)  # the same, or neighbours
+        # Two shifts for the upper half, since a single one by 64 is undefined; if it's the lower one again, it's masked.
+        words[i] = ((packed[low] >> shift) | ((packed[high] << _ONE) << (np.uint64(63) - shift))) & mask
         at += width
