@@ -1,9 +1,10 @@
-"""The steps of a comparison, compiled: the same words as in_numpy, which is the easier to read."""
+"""The steps of a comparison, compiled: the same words as in_numpy, which is the easier to read.
+
+The tables are arguments: numba would freeze globals into code that its cache keeps when `tables` changes.
+"""
 
 import numpy as np
 from numba import njit
-
-from .tables import CONSTANT, PRODUCTS, SELECT
 
 _ONE, _M, _OFF = np.uint64(1), np.uint64(22), np.uint64(1 << 20)
 _MASK = np.uint64((1 << 22) - 1)
@@ -36,11 +37,11 @@ def mask_digits(c, masks, digits, products, first, p):
 
 
 @njit(nogil=True, cache=True)
-def mask_sign(p, c, masks, products, first, t):
+def mask_sign(p, c, masks, products, first, select, constant, t):
     for i in range(p.size):
         own, opened, mask = products[i], np.uint64(c[i]), np.uint64(masks[i])
         known = ((own >> np.uint64(15)) << np.uint64(8)) | ((mask >> _M) & np.uint64(255))
-        x = known & SELECT[p[i]]
+        x = known & select[p[i]]
         x ^= x >> np.uint64(32)
         x ^= x >> np.uint64(16)
         x ^= x >> np.uint64(8)
@@ -50,7 +51,7 @@ def mask_sign(p, c, masks, products, first, t):
         x ^= (own & _CODE) >> ((opened >> np.uint64(16)) & np.uint64(15))
         x ^= mask >> np.uint64(30)
         if first:
-            x ^= np.uint64(CONSTANT[p[i]]) ^ (opened >> np.uint64(20))
+            x ^= np.uint64(constant[p[i]]) ^ (opened >> np.uint64(20))
         t[i] = x & _ONE
 
 
@@ -87,7 +88,9 @@ def deal_lift(masks0, masks1, wrap0, top0, high, wrap1, top1):
 
 
 @njit(nogil=True, cache=True)
-def deal_compare(masks0, masks1, digits0, products0, s0, rs0, top_s0, kept, high, digits1, products1, s1, rs1, top_s1):
+def deal_compare(
+    masks0, masks1, digits0, products0, s0, rs0, top_s0, kept, high, all_products, digits1, products1, s1, rs1, top_s1
+):
     for i in range(masks0.size):
         r = ((np.uint64(masks0[i]) & _MASK) + (np.uint64(masks1[i]) & _MASK)) & _MASK
         differ = np.uint64(masks0[i] ^ masks1[i])
@@ -97,7 +100,7 @@ def deal_compare(masks0, masks1, digits0, products0, s0, rs0, top_s0, kept, high
             codes |= ((_ONE << ((r >> np.uint64(4 * j)) & np.uint64(15))) - _ONE) << np.uint64(15 * j)
         digits1[i] = (codes ^ digits0[i]) & _DIGITS
         codes = (_ONE << ((r >> np.uint64(16)) & np.uint64(15))) - _ONE
-        codes |= PRODUCTS[q] << np.uint64(15) | ((r >> np.uint64(20)) & _ONE) << np.uint64(52)
+        codes |= all_products[q] << np.uint64(15) | ((r >> np.uint64(20)) & _ONE) << np.uint64(52)
         products1[i] = (codes ^ products0[i]) & np.uint64((1 << 53) - 1)
         s1[i] = (s - s0[i]) & kept
         rs1[i] = (r * s - rs0[i]) & kept

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from .tables import CONSTANT, PRODUCTS, SELECT
-
 _M, _MASK = np.uint64(22), np.uint64((1 << 22) - 1)
 _OFF = np.uint64(1 << 20)
 _CODE = np.uint64((1 << 15) - 1)
@@ -31,13 +29,13 @@ def mask_digits(c, masks, digits, products, first, p):
     p[:] = byte
 
 
-def mask_sign(p, c, masks, products, first, t):
+def mask_sign(p, c, masks, products, first, select, constant, t):
     known = _bits(products, 15, 38) << np.uint64(8) | _bits(masks, 22, 8)
-    share = np.bitwise_count(known & SELECT[p]).astype(np.uint64)
+    share = np.bitwise_count(known & select[p]).astype(np.uint64)
     share ^= (products & _CODE) >> _bits(c, 16, 4)  # l_4
     share ^= _bits(masks, 30)
     if first:
-        share ^= CONSTANT[p] ^ _bits(c, 20)
+        share ^= constant[p] ^ _bits(c, 20)
     t[:] = share & np.uint64(1)
 
 
@@ -63,14 +61,16 @@ def deal_lift(masks0, masks1, wrap0, top0, high, wrap1, top1):
     top1[:] = _bits(total, 21) - top0 & high
 
 
-def deal_compare(masks0, masks1, digits0, products0, s0, rs0, top_s0, kept, high, digits1, products1, s1, rs1, top_s1):
+def deal_compare(
+    masks0, masks1, digits0, products0, s0, rs0, top_s0, kept, high, all_products, digits1, products1, s1, rs1, top_s1
+):
     r = _bits(masks0, 0, 22) + _bits(masks1, 0, 22) & _MASK
     q, s = _bits(masks0 ^ masks1, 22, 8), _bits(masks0 ^ masks1, 30)
     codes = [(np.uint64(1) << _bits(r, 4 * j, 4)) - np.uint64(1) for j in range(5)]
     digits1[:] = _bits(digits0, 0, 60)
     for j in range(4):
         digits1 ^= codes[j] << np.uint64(15 * j)
-    products1[:] = _bits(products0, 0, 53) ^ codes[4] ^ PRODUCTS[q] << np.uint64(15) ^ _bits(r, 20) << np.uint64(52)
+    products1[:] = _bits(products0, 0, 53) ^ codes[4] ^ all_products[q] << np.uint64(15) ^ _bits(r, 20) << np.uint64(52)
     s1[:] = s - s0 & kept
     rs1[:] = r * s - rs0 & kept
     top_s1[:] = (_bits(r, 21) & s) - top_s0 & high

@@ -8,7 +8,7 @@ from ...errors import KitError
 from ..compiled import loops
 from ..ring import Ring
 from ..threads import spread
-from .tables import WINDOW
+from .tables import CONSTANT, SELECT, WINDOW
 from .tuples import CompareTuples, LiftTuples
 
 _GRAIN = 1 << 13
@@ -45,7 +45,7 @@ def mask_sign(p: np.ndarray, c: np.ndarray, tuples: CompareTuples, party: int) -
 
     Send it packed: `pack_words(t, 1)`.
     """
-    return _run("mask_sign", np.uint8, tuples, (p, c), ("masks", "products"), (party == 0,))
+    return _run("mask_sign", np.uint8, tuples, (p, c), ("masks", "products"), (party == 0, SELECT, CONSTANT))
 
 
 def relu(t: np.ndarray, c: np.ndarray, tuples: CompareTuples, party: int) -> np.ndarray:

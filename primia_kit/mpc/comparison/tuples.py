@@ -17,7 +17,7 @@ from ..expansion import fill, stream_key
 from ..packing import pack_words, packed_size, unpack_words
 from ..ring import MAX_BITS, Ring
 from ..threads import spread
-from .tables import DIGITS_BITS, PRODUCTS_BITS, WINDOW
+from .tables import DIGITS_BITS, PRODUCTS, PRODUCTS_BITS, WINDOW
 
 _CHUNK = 1 << 16  # comparisons that the provider works on at a time, a multiple of 64: their words stay in the cache
 _here = threading.local()
@@ -163,7 +163,7 @@ class CompareTuples(LiftTuples):
         super()._correct(one)
         kept, high = Ring(self.bits).mask, np.uint64((1 << self.bits - WINDOW) - 1)
         loops(__package__).deal_compare(
-            self.masks, one.masks, self.digits, self.products, self.s, self.rs, self.top_s, kept, high,
+            self.masks, one.masks, self.digits, self.products, self.s, self.rs, self.top_s, kept, high, PRODUCTS,
             one.digits, one.products, one.s, one.rs, one.top_s,
         )  # fmt: skip
 

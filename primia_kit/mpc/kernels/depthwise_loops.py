@@ -1,6 +1,5 @@
 """The compiled part of depthwise convolution."""
 
-import numpy as np
 from numba import njit
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..threads import get_threads, spread
+from .cutting import cut
 from .geometry import Geometry
 from .limbs import Limb, Product, int16_products, signed_limbs
-from .microkernel import ROWS, Flavour, ifma_flavour, int16_flavour
+from .microkernel import ROWS, Flavour, ifma_flavour, int16_flavour, walk_ifma, walk_int16
 from .packed import PackedConv
 from .processor import has_avx2, has_ifma
 
@@ -125,15 +126,11 @@ class Int16Conv(DirectConv):
         return [digits[product.weight] for product in self._sums]
 
     def _fill(self, x, space):
-        from .direct_loops import cut
-
-        shifts, widths = (np.array(values, np.int64) for values in zip(*((l.shift, l.width) for l in self.limbs())))
+        shifts, widths = np.array([(limb.shift, limb.width) for limb in self.limbs()], np.int64).T.copy()
         corner, padded = self.geometry.padding, space.inside.shape[2:4]
         spread(lambda a, b: cut(x, space.planes, corner, padded, shifts, widths, a, b), x.shape[0] * x.shape[1], 16)
 
     def _walk(self, *arguments):
-        from .direct_loops import walk_int16
-
         walk_int16(*arguments)
 
 
@@ -155,8 +152,6 @@ class IfmaConv(DirectConv):
         space.inside[0, :, top : top + x.shape[1], left : left + x.shape[2]] = x
 
     def _walk(self, *arguments):
-        from .direct_loops import walk_ifma
-
         walk_ifma(*arguments)
 
 
@@ -184,7 +179,7 @@ class Runs:
         multiple = flavour.unroll * flavour.step_bytes // dtype.itemsize
         limit = min(longest, _BLOCK_BYTES // (flavour.panel * dtype.itemsize)) // multiple * multiple
         pieces = -(-line // limit)
-        length = -(-(-(-line // pieces)) // multiple) * multiple
+        length = -(-line // (pieces * multiple)) * multiple
         return Runs(rows if joined else rows * columns, pieces, length, limit // length)
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def int16_products(bits: int, short: bool) -> list[Product]:
     low = max(0, bits - 32)
     count = -(-low // 10)
     ends = [low * i // count for i in range(count + 1)] if count else [0]
-    x = [Limb(start, stop - start) for start, stop in zip(ends, ends[1:])]
+    x = [Limb(start, stop - start) for start, stop in pairwise(ends)]
     x += [Limb(start, min(16, bits - start)) for start in range(low, bits, 16)]
     weights = [Limb(0, 16)] if short else [Limb(start, min(16, bits - start)) for start in range(0, bits, 16)]
     products = []

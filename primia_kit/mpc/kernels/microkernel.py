@@ -11,6 +11,7 @@ run is one line of the kernel, KW * Cin neighbours.
 64 bits, shifted to their limb's place and added before they reach memory. See Goto & van de Geijn, "Anatomy of
 high-performance matrix multiplication", 2008, for tiles in registers and panels in the caches.
 
+All of it is in one file because numba's cache looks at the changes of a compiled function's own file alone.
 Instructions that the processor lacks are written out in general IR: slower, the same words, and never an abort.
 """
 
@@ -18,11 +19,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from .processor import has_avx2, has_ifma
 
 ROWS = 6  # 12 sums, 2 weights, 1 broadcast and 1 product fill the 16 registers of AVX2
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-ARGUMENTS = 10  # of a microkernel, all int64: see emit()
+_SIGNATURE = types.void(*[types.int64] * 10)  # see emit()
 
 
 @dataclass(frozen=True)
@@ -195,3 +201,101 @@ def _splat(b: ir.IRBuilder, scalar, lanes: int):
     kind = ir.VectorType(scalar.type, lanes)
     one = b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(_I32, 0))
     return b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), _indices([0] * lanes))
+
+
+def _generator(flavour, limbs):
+    def generate(context, builder, signature, arguments):
+        emit(builder, arguments, flavour, limbs)
+        return context.get_dummy_value()
+
+    return generate
+
+
+# One intrinsic each, by name: numba's cache knows compiled code by the names in a module, not by closures.
+@intrinsic
+def _int16_1(typing, starts, offsets, rows, steps, weights, out, out_stride, shifts, mask, add):
+    return _SIGNATURE, _generator(int16_flavour(has_avx2()), 1)
+
+
+@intrinsic
+def _int16_2(typing, starts, offsets, rows, steps, weights, out, out_stride, shifts, mask, add):
+    return _SIGNATURE, _generator(int16_flavour(has_avx2()), 2)
+
+
+@intrinsic
+def _int16_3(typing, starts, offsets, rows, steps, weights, out, out_stride, shifts, mask, add):
+    return _SIGNATURE, _generator(int16_flavour(has_avx2()), 3)
+
+
+@intrinsic
+def _ifma(typing, starts, offsets, rows, steps, weights, out, out_stride, shifts, mask, add):
+    return _SIGNATURE, _generator(ifma_flavour(has_ifma()), 1)
+
+
+@njit(nogil=True, cache=True)
+def walk_int16(planes, pixels, offsets, blocks, steps, weights, shifts, mask, out, column, panels, tile, add):
+    """One product of limbs over pixels and panels of one group; see `direct.DirectConv`.
+
+    Args:
+        planes: int64 [L], address of each limb's plane, moved on to the group's first channel.
+        pixels: int64 [a multiple of 6], bytes from a plane's start to the pixel's first run; `out` has as many rows.
+        offsets: int64 [rows], bytes from a pixel's start to each run.
+        blocks: int64 [B + 1], the runs at which a block of the reduction starts, and their number.
+        weights: int16 [panels, rows, steps, 16, 2].
+        shifts: int64 [L].
+        out: uint64 [pixels, columns]; panel p fills columns [column + 16 p, column + 16 (p + 1)).
+        panels: (first, last) to do.
+        tile: pixels whose outputs stay in the second-level cache while all panels of weights pass.
+        add: to what stands in out, else overwrite.
+    """
+    limbs = planes.size
+    held = ROWS // limbs
+    starts = np.empty(ROWS, np.int64)
+    width = 16
+    run_bytes = steps * width * 4
+    panel_bytes = offsets.size * run_bytes
+    out_stride = out.shape[1] * 8
+    for near in range(0, pixels.size, tile):
+        for panel in range(panels[0], panels[1]):
+            for block in range(blocks.size - 1):
+                run = blocks[block]
+                rows = blocks[block + 1] - run
+                at_offsets = offsets.ctypes.data + run * 8
+                at_weights = weights.ctypes.data + panel * panel_bytes + run * run_bytes
+                adding = 1 if add or block else 0
+                for pixel in range(near, min(near + tile, pixels.size), held):
+                    for i in range(held):
+                        for limb in range(limbs):
+                            starts[i * limbs + limb] = planes[limb] + pixels[pixel + i]
+                    at = out.ctypes.data + pixel * out_stride + (column + panel * width) * 8
+                    s, t = starts.ctypes.data, shifts.ctypes.data
+                    if limbs == 1:
+                        _int16_1(s, at_offsets, rows, steps, at_weights, at, out_stride, t, mask, adding)
+                    elif limbs == 2:
+                        _int16_2(s, at_offsets, rows, steps, at_weights, at, out_stride, t, mask, adding)
+                    else:
+                        _int16_3(s, at_offsets, rows, steps, at_weights, at, out_stride, t, mask, adding)
+
+
+@njit(nogil=True, cache=True)
+def walk_ifma(planes, pixels, offsets, blocks, steps, weights, shifts, mask, out, column, panels, tile, add):
+    """The same for one plane of 52-bit words: weights uint64 [panels, rows, steps, 32]."""
+    starts = np.empty(ROWS, np.int64)
+    width = 32
+    run_bytes = steps * width * 8
+    panel_bytes = offsets.size * run_bytes
+    out_stride = out.shape[1] * 8
+    for near in range(0, pixels.size, tile):
+        for panel in range(panels[0], panels[1]):
+            for block in range(blocks.size - 1):
+                run = blocks[block]
+                rows = blocks[block + 1] - run
+                at_offsets = offsets.ctypes.data + run * 8
+                at_weights = weights.ctypes.data + panel * panel_bytes + run * run_bytes
+                adding = 1 if add or block else 0
+                for pixel in range(near, min(near + tile, pixels.size), ROWS):
+                    for m in range(ROWS):
+                        starts[m] = planes[0] + pixels[pixel + m]
+                    at = out.ctypes.data + pixel * out_stride + (column + panel * width) * 8
+                    s, t = starts.ctypes.data, shifts.ctypes.data
+                    _ifma(s, at_offsets, rows, steps, at_weights, at, out_stride, t, mask, adding)

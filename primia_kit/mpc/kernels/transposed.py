@@ -41,7 +41,9 @@ class TransposedConv:
         for r in range(kernel_rows):
             for c in range(kernel_columns):
                 y, z = r * apart, c * aside
-                total[:, y : y + height * down : down, z : z + width * across : across][:, :height, :width] += parts[:, :, :, :, r, c]
+                total[:, y : y + height * down : down, z : z + width * across : across][:, :height, :width] += parts[
+                    :, :, :, :, r, c
+                ]
         (top, left), total = geometry.padding, total.reshape(images, high, wide, geometry.outputs)
         if high <= 2 * top or wide <= 2 * left:
             raise KitError(f"Padding {geometry.padding} leaves nothing of an output of {high} × {wide}.")
