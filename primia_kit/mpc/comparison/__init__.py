@@ -30,7 +30,8 @@ Online, 4 messages each way if the result is opened as a masked wire (party i's 
 
 `lift` is step 4's v_i alone: truncation without a ReLU, one message. max(a, b) = b + relu(a - b), with f = 0.
 
-Truncation is of shares: v is floor(z / 2^f) or one more, at random, unbiased; shifting before reducing to m bits leaves no
+Truncation is of shares: v is floor(z / 2^f) or one more, at random, on average
+2^-f above z / 2^f; shifting before reducing to m bits leaves no
 chance of a large error. A v outside the window gives a wrong result that nobody notices: bound the values. c is masked by
 r, p by q, t by s, each uniform and used once: nothing opened depends on z. That is the whole argument for a party that
 follows the protocol; nothing here detects one that doesn't. A tuple used twice gives z differences away.
