@@ -28,9 +28,9 @@ def pretrained(
     """A classifier with ImageNet's weights in every layer but the last, which is new; in training mode.
 
     A gray film is a colour picture with three equal channels, so the first convolution's weights are summed
-    over its channels: the same function at a third of the cost. Films normalised to mean 0 and standard
-    deviation 1 have the range that ImageNet's pictures had. 224 pixels a side is what the weights have seen;
-    fewer, in steps of 32, work less well.
+    over its channels: the same function at a third of the cost. Films are normalised to mean 0 and standard
+    deviation 1, as torchvision's weights expect colours; EfficientNet-Lite0 was trained on (pixel - 127) / 128,
+    about half that range. All have seen pictures of 224 pixels a side.
 
     Args:
         classes: outputs of the new last layer; `seed` decides its weights.
@@ -47,14 +47,16 @@ def pretrained(
         torch.manual_seed(derive_seed(seed, "last layer"))
         network = CLASSIFIERS[architecture](classes, norm, pool, in_channels)
     first, last = _first_convolution(network), last_layer(network)
-    if in_channels == 1 and f"{first}.weight" in state:
-        state[f"{first}.weight"] = state[f"{first}.weight"].sum(1, keepdim=True)
+    colours = state.get(f"{first}.weight")
+    if in_channels == 1 and colours is not None and colours.dim() == 4:
+        state[f"{first}.weight"] = colours.sum(1, keepdim=True)
     state.update({f"{last}.{name}": value for name, value in network.get_submodule(last).state_dict().items()})
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip().rstrip(". ")
-        raise KitError(f"{file or 'The installed weights'}: not torchvision's {architecture}. {reason}.") from error
+        where = f" in {file}" if file else ""
+        raise KitError(f"The weights{where} don't fit {architecture} with norm {norm!r}: {reason}.") from error
     return network
 
 
@@ -71,7 +73,7 @@ def imagenet_weights(architecture: str, file: str | Path | None = None) -> dict[
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
         raise KitError(f"{path} can't be read as weights: {(str(error) or type(error).__name__).splitlines()[0]}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(n, str) and isinstance(w, torch.Tensor) for n, w in state.items()):
         raise KitError(f"{path} is not a state dict: it must hold tensors by parameter name.")
     return dict(state)
 

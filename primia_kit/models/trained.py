@@ -53,10 +53,9 @@ class ModelSpec:
         if self.architecture not in ARCHITECTURES:
             close, known = nearest(self.architecture, ARCHITECTURES), ", ".join(ARCHITECTURES)
             raise KitError(f"Unknown architecture {self.architecture!r}{close}; there are {known}.")
-        if self.size % SIZE_STEP[self.architecture]:
-            raise KitError(
-                f"size is {self.size}; for {self.architecture} it must be a multiple of {SIZE_STEP[self.architecture]}."
-            )
+        step = SIZE_STEP[self.architecture]
+        if self.size % step:
+            raise KitError(f"size is {self.size}; for {self.architecture} it must be a multiple of {step}.")
         return ARCHITECTURES[self.architecture](len(self.classes), self.norm, self.pool)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:

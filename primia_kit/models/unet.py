@@ -15,10 +15,11 @@ Norm = Callable[[int], nn.Module]
 
 
 class UNet(nn.Module):
-    """Four halvings, four doublings, and a shortcut at every side: [n, in_channels, size, size] -> logits [n, classes, size, size].
+    """Four halvings, four doublings, and a shortcut at every side.
+
+    [n, in_channels, size, size] -> each pixel's logits [n, classes, size, size]; size is a multiple of 16.
 
     Args:
-        size: of what goes in: a multiple of 16.
         width: channels at full side; each halving doubles them. 64 in the paper.
         upsampling: "transpose" (2x2 transposed convolution, the paper's) or "bilinear" (after a 1x1 convolution).
     """
