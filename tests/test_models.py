@@ -12,8 +12,6 @@ from primia_kit.federation import TrainingPlan
 from primia_kit.models import (
     ARCHITECTURES,
     CLASSIFIERS,
-    NORMS,
-    POOLS,
     SEGMENTERS,
     SIZE_STEP,
     SMALLEST_FILM,
@@ -32,13 +30,21 @@ def spec(**changes):
     })  # fmt: skip
 
 
-# VGG16 has 134 million parameters: running it once is enough.
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """The films here are too small for two, and on a busy machine threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# Every norm and every pooling; VGG16 has 134 million parameters: running it once is enough.
 CHOICES = [
     (name, norm, pool)
     for name in ARCHITECTURES
-    for norm in NORMS
-    for pool in POOLS
-    if name != "vgg16" or (norm, pool) == ("group", "max")
+    for norm, pool in (("batch", "max"), ("group", "avg"), ("none", "max"))
+    if name != "vgg16" or norm == "group"
 ]
 UNPOOLED = {"mobilenet_v2", "efficientnet_lite0"}
 
@@ -50,7 +56,7 @@ def small(name, norm="batch", pool="max"):
 
 
 @pytest.mark.parametrize(("name", "norm", "pool"), CHOICES)
-def test_every_choice_runs_and_learns(name, norm, pool):
+def test_every_norm_and_pooling_runs_and_learns(name, norm, pool):
     network = small(name, norm, pool)
     side = SMALLEST_FILM[name]
     output = network(torch.randn(2, 1, side, side))

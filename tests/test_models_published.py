@@ -134,5 +134,6 @@ def test_the_published_densenet_file_with_its_old_names_loads():
             old[name] = value
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     other.load_state_dict(old, strict=True)
-    assert all(value.equal(other.state_dict()[name]) for name, value in network.state_dict().items())
+    loaded = other.state_dict()
+    assert all(value.equal(loaded[name]) for name, value in network.state_dict().items())
     assert "features.denseblock1.denselayer1.norm.1.weight" in old  # the caller's dict is as it was
