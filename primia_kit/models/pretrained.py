@@ -28,7 +28,7 @@ def pretrained(
     """A classifier with ImageNet's weights in every layer but the last, which is new; in training mode.
 
     A gray film is a colour picture with three equal channels, so the first convolution's weights are summed
-    over its channels: the same function at a third of the cost. Films are normalised to mean 0 and standard
+    over its channels: the same function for a third of its work. Films are normalised to mean 0 and standard
     deviation 1, as torchvision's weights expect colours; EfficientNet-Lite0 was trained on (pixel - 127) / 128,
     about half that range. All have seen pictures of 224 pixels a side.
 
@@ -43,16 +43,18 @@ def pretrained(
     if in_channels not in (1, 3):
         raise KitError(f"in_channels is {in_channels}; ImageNet's weights can be had for 1 (gray) or 3 (colours).")
     state = imagenet_weights(architecture, file)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "last layer"))
+    with torch.device("meta"):  # shapes alone, no memory
         network = CLASSIFIERS[architecture](classes, norm, pool, in_channels)
     first, last = _first_convolution(network), last_layer(network)
     colours = state.get(f"{first}.weight")
     if in_channels == 1 and colours is not None and colours.dim() == 4:
         state[f"{first}.weight"] = colours.sum(1, keepdim=True)
-    state.update({f"{last}.{name}": value for name, value in network.get_submodule(last).state_dict().items()})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "last layer"))
+        new = nn.Linear(network.get_submodule(last).in_features, classes)
+    state.update({f"{last}.{name}": value for name, value in new.state_dict().items()})
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(state, assign=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip().rstrip(". ")
         where = f" in {file}" if file else ""
