@@ -24,7 +24,7 @@ from primia_kit.federation.fields import update_fields
 from primia_kit.models import ModelSpec
 from primia_kit.secagg import SecureSum
 
-REPEATS = {3: 5, 10: 2}  # a busy machine slows single rounds; more than 10 sites run once
+REPEATS = {3: 15, 10: 3}  # a busy machine slows single rounds; more than 10 sites run once
 
 
 def shapes_of(parameters: int) -> dict[str, torch.Size]:
