@@ -25,6 +25,14 @@ def hospitals(_own_cache):
 
 
 @pytest.fixture(scope="session")
+def plain(hospitals):
+    """A synthetic film's pydicom data set: copy it before you change it."""
+    import pydicom
+
+    return pydicom.dcmread(hospitals.path_of(hospitals.films[0]))
+
+
+@pytest.fixture(scope="session")
 def small_plan():
     from primia_kit.federation import TrainingPlan
 

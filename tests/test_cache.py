@@ -55,8 +55,9 @@ def test_a_film_is_warned_about_from_the_cache_as_well(cache, tmp_path, decoded)
     assert len(decoded) == 2
     assert first.warnings == again.warnings and list(first.warnings.values()) == [("faint.png",)]
     assert pool_films([first, again]).warnings == {next(iter(first.warnings)): ("faint.png", "faint.png")}
-    (line,) = warning_lines(again.warnings)
-    assert line.startswith("1 film(s), the first faint.png: The picture is almost black: its brightest pixel has 6% of white")
+    (line,) = warning_lines([first, again])
+    assert line.startswith("2 film(s): The picture is almost black: its brightest pixel has 6% of white")
+    assert "faint.png" not in line  # a name may be a patient's
 
 
 def test_a_second_run_decodes_nothing_and_gets_the_same_bits(cache, folder, decoded):

@@ -1,6 +1,7 @@
 """Folders in the layouts that people have become manifests."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -96,6 +97,22 @@ def test_linked_folders_are_entered_once(tmp_path):
     (tmp_path / "elsewhere" / "a" / "round").symlink_to(tmp_path / "study")
     manifest = read_folder(tmp_path / "study")
     assert len(manifest) == 6 and manifest.classes == ("a", "b")
+
+
+def test_a_folder_that_may_not_be_looked_into_is_a_sentence(tmp_path, monkeypatch):
+    """Its films would be missing in silence. (Whoever runs the tests may be allowed to look into everything.)"""
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    real = os.scandir
+    film(tmp_path / "a" / "1.png", 1)
+    film(tmp_path / "b" / "closed" / "2.png", 2)
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(KitError, match=r"Can't look into .*closed: Permission denied"):
+        read_folder(tmp_path)
 
 
 def test_films_without_a_test_split_get_one_whatever_named_them(tmp_path):

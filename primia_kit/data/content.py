@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import KitError
-from .fragments import split_fragment
+from .fragments import NPZ_SUFFIXES, split_fragment
 from .medmnist import medmnist_image
 from .nifti import is_nifti
 
@@ -21,7 +21,7 @@ def content_digest(path: str | Path) -> bytes:
     Raises: KitError if the file can't be read.
     """
     path, fragment = split_fragment(path)
-    if path.name.lower().endswith(".npz"):
+    if path.name.lower().endswith(NPZ_SUFFIXES):
         image = medmnist_image(path, fragment)
         return hashlib.sha256(f"array {image.dtype.str} {image.shape}:".encode() + image.tobytes()).digest()
     try:

@@ -24,7 +24,7 @@ from .nifti import is_nifti
 from .raster import RASTER_SUFFIXES
 
 LABELS_NAME = "labels.csv"
-_SPLIT_FOLDERS = {
+SPLIT_FOLDERS = {  # and the splits that they are
     "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
@@ -83,7 +83,7 @@ class Discovery:
     def _add(self, path: Path, header: Header | None) -> None:
         relative = PurePosixPath(path.relative_to(self.root).as_posix())
         folders = relative.parts[:-1]
-        split = _SPLIT_FOLDERS.get(folders[0].lower()) if folders else None
+        split = SPLIT_FOLDERS.get(folders[0].lower()) if folders else None
         if split:
             folders = folders[1:]
         folder_label, person = _read_name(folders[0] if folders else "", path.stem)
@@ -127,11 +127,12 @@ class Discovery:
 
     def join_name_spaces(self) -> None:
         """A PatientID that has a name space in some films, and always the same one, has it in all."""
+        whole = {}
         for number, spaces in self._spaces_of.items():
             if len(spaces) == 2 and "" in spaces:
                 spaces.discard("")
-                whole = f"{next(iter(spaces))}/{number}"
-                self.films = [replace(film, patient=whole) if film.patient == number else film for film in self.films]
+                whole[number] = f"{next(iter(spaces))}/{number}"
+        self.films = [replace(film, patient=whole.get(film.patient, film.patient)) for film in self.films]
 
     def notes(self) -> list[str]:
         """What a reader should know, a sentence each."""
@@ -211,9 +212,15 @@ def files_below(root: Path, *, hidden: bool = False) -> list[Path]:
     """Every file below a folder, in order; symbolic links are followed, and each folder is entered once.
 
     hidden: also files and folders whose names start with a dot.
+
+    Raises: KitError for a folder that may not be looked into: films in it would be missing in silence.
     """
+
+    def closed(error: OSError) -> None:
+        raise KitError(f"Can't look into {error.filename}: {error.strerror}.") from error
+
     files, entered = [], set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, followlinks=True, onerror=closed):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in entered:  # a link to a folder above would lead round for ever
             below.clear()

@@ -1,7 +1,8 @@
 """Films that were decoded once, as the model sees them, so that a second run needn't decode them again.
 
-THE CACHE HOLDS PIXELS OF FILMS. It lies on this machine, in a folder that its owner alone may enter;
-`load_films(cache=False)` or PRIMIA_NO_CACHE=1 leave it out, and deleting the folder loses nothing but time.
+THE CACHE HOLDS PIXELS OF FILMS, and what they were warned about. It lies on this machine, in a folder that
+its owner alone may enter; `load_films(cache=False)` or PRIMIA_NO_CACHE=1 leave it out, and deleting the
+folder loses nothing but time.
 
 A film is found by its content, not by its name: a new partition of the same films finds all of them. One
 folder holds the films of one size, geometry and version of the decoders; in it lie packs, each written

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from ..errors import KitError, nearest
 from .content import content_digest
@@ -15,12 +16,14 @@ from .manifest import MANIFEST_NAME, Film, Manifest, read_manifest
 from .nifti import is_nifti
 from .partition import deal_patients, majority_places
 
+TEST_SHARE = 0.2
+
 
 def read_folder(
     root: str | Path,
     *,
     seed: int = 0,
-    test_share: float = 0.2,
+    test_share: float = TEST_SHARE,
     labels: Sequence[str] | Mapping[str, str] | None = None,
     progress=None,
 ) -> Manifest:
@@ -57,7 +60,7 @@ def read_folder(
     manifest, number_of = _read(Path(root).expanduser(), progress)
     manifest = _rename(manifest, labels)
     if not any(film.split == "test" for film in manifest):
-        manifest = _draw_test_split(manifest, test_share, seed, number_of)
+        manifest = draw_test_split(manifest, test_share, seed, number_of)
     return manifest.check()
 
 
@@ -120,7 +123,17 @@ def _listed(labels: set[str], most: int = 10) -> str:
     return ", ".join(sorted(labels)[:most]) + (", …" if len(labels) > most else "")
 
 
-def _draw_test_split(manifest: Manifest, share: float, seed: int, number_of: Mapping[str, str]) -> Manifest:
+def draw_test_split(
+    manifest: Manifest, share: float = TEST_SHARE, seed: int = 0, number_of: Mapping[str, str] = MappingProxyType({})
+) -> Manifest:
+    """Draw test patients from the training ones, stratified by label and by site or where they were filmed.
+
+    Args:
+        share: of the training patients.
+        number_of: patient -> a number; patients with the same one stay on one side.
+
+    Raises: KitError for a share that isn't between 0 and 1.
+    """
     if not 0 < share < 1:
         raise KitError(f"test_share is {share!r}; it is a share of the patients between 0 and 1.")
 

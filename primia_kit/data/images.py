@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,10 +54,13 @@ class FilmSet:
         return self.images.shape[-1]
 
 
-def warning_lines(warnings: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """A sentence each, commonest first, with the number of films and the first of them."""
-    ordered = sorted(warnings.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [f"{len(paths)} film(s), the first {paths[0]}: {sentence}" for sentence, paths in ordered]
+def warning_lines(sets: Iterable[FilmSet]) -> list[str]:
+    """What films were warned about, a line each, commonest first, with their number.
+
+    Without their names, which may tell a patient's: `FilmSet.warnings` has them.
+    """
+    ordered = sorted(_joined(sets).items(), key=lambda item: (-len(item[1]), item[0]))
+    return [f"{len(paths)} film(s): {sentence}" for sentence, paths in ordered]
 
 
 def read_film(path: str | Path) -> np.ndarray:
@@ -74,36 +77,22 @@ def read_film(path: str | Path) -> np.ndarray:
 
 def _decode(path: Path, fragment: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """A film and what it is warned about."""
-    if (found := _decode_dicom(path)) is not None:
-        return found
-    film = _decode_other(path, fragment)
-    if not np.isfinite(film).all():
-        raise KitError(f"{path} holds pixels that aren't numbers (NaN or infinity).")
-    faint = faintness(film)
-    return film, (f"{faint[0].upper()}{faint[1:]}.",) if faint else ()
-
-
-def _decode_dicom(path: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
-    try:
-        if path.is_file() and is_dicom(path):
-            film, report = read_dicom(path)
-            return film, report.warnings
-    except OSError as error:
-        raise KitError(f"Can't read {path}: {error.strerror or error}.") from error
-    return None
-
-
-def _decode_other(path: Path, fragment: str) -> np.ndarray:
     try:
         if not path.is_file():
             raise KitError(f"There is no film {path}.")
         if path.name.lower().endswith(NPZ_SUFFIXES):
-            return read_medmnist(path, fragment)
-        if is_nifti(path):
-            return read_nifti(path, fragment)
+            film = read_medmnist(path, fragment)
+        elif is_nifti(path):
+            film = read_nifti(path, fragment)
+        elif is_dicom(path):
+            film, report = read_dicom(path)
+            return film, report.warnings
+        else:
+            film = read_raster(path)
     except OSError as error:
         raise KitError(f"Can't read {path}: {error.strerror or error}.") from error
-    return read_raster(path)
+    faint = faintness(film)
+    return film, (f"{faint[0].upper()}{faint[1:]}.",) if faint else ()
 
 
 def resize(film: np.ndarray, size: int, geometry: str) -> np.ndarray:
@@ -235,13 +224,13 @@ def pool_films(sets: list[FilmSet]) -> FilmSet:
         patients=tuple(patient for films in sets for patient in films.patients),
         classes=sets[0].classes,
         geometry=sets[0].geometry,
-        warnings=_joined([films.warnings for films in sets]),
+        warnings=_joined(sets),
     )
 
 
-def _joined(warnings: list[Mapping[str, tuple[str, ...]]]) -> dict[str, tuple[str, ...]]:
+def _joined(sets: Iterable[FilmSet]) -> dict[str, tuple[str, ...]]:
     joined: dict[str, tuple[str, ...]] = {}
-    for part in warnings:
-        for sentence, paths in part.items():
+    for films in sets:
+        for sentence, paths in films.warnings.items():
             joined[sentence] = (*joined.get(sentence, ()), *paths)
     return joined

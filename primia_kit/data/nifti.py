@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import KitError
+from .fragments import NIFTI_SUFFIXES
 
 LARGEST = 2**28  # voxels: 1 GiB as float32
 PERCENTILES = (0.5, 99.5)
@@ -24,7 +25,7 @@ _opening = threading.Lock()
 
 def is_nifti(path: Path) -> bool:
     """Whether the name says NIfTI; gzip hides the content."""
-    return path.name.lower().endswith((".nii", ".nii.gz"))
+    return path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
 def read_nifti(path: Path, fragment: str = "") -> np.ndarray:

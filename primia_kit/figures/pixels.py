@@ -92,11 +92,11 @@ def linked_films(films: FilmSet, linkage: Linkage, *, examples: int = 5) -> Figu
     Top row: a film without a name. Below it: the film with a name that is most like it.
     """
     found = [pair for pair in linkage.pairs if pair[1] == pair[2]][:examples]
-    missed = [pair for pair in linkage.pairs if pair[1] != pair[2]][: max(1, 2 * examples - len(found) - examples)]
-    pairs = found + missed
-    figure = new_figure(1.35 * max(len(pairs), 2), 3.1)
-    axes = figure.subplots(2, len(pairs), squeeze=False)
-    for column, (probe, best, own) in enumerate(pairs):
+    missed = [pair for pair in linkage.pairs if pair[1] != pair[2]][: max(1, examples - len(found))]
+    columns = len(found) + len(missed)
+    figure = new_figure(1.35 * max(columns, 2), 3.1)
+    axes = figure.subplots(2, columns, squeeze=False)
+    for column, (probe, best, own) in enumerate(found + missed):
         colour, word = (GREEN, "right") if best == own else (RED, "wrong")
         _picture(axes[0, column], films.images[probe, 0], "", (0, 1))
         _picture(axes[1, column], films.images[best, 0], "", (0, 1))

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...errors import KitError
 from .films import read_bytes
 from .reading import read_dataset
+from .search import elements_of
 
 _LONGEST = 34  # characters of a value that are shown
 
@@ -39,12 +40,8 @@ def _read(path: Path):
         raise KitError(f"{path}: {error}.") from error
 
 
-def _elements(item, where: str = "") -> Iterator[tuple[str, tuple[str, str]]]:
-    for element in item:
-        tag = f"{where}({element.tag.group:04X},{element.tag.element:04X})"
-        if element.VR == "SQ":
-            for index, part in enumerate(element.value):
-                yield from _elements(part, f"{tag}[{index}].")
-        elif element.keyword != "PixelData":
+def _elements(dataset) -> Iterator[tuple[str, tuple[str, str]]]:
+    for place, element, _ in elements_of(dataset):
+        if element.VR != "SQ" and element.keyword != "PixelData":
             value = f"{len(element.value):,} bytes" if isinstance(element.value, bytes) else str(element.value)
-            yield tag, (element.keyword or element.name, value if len(value) <= _LONGEST else f"{value[: _LONGEST - 1]}…")
+            yield place, (element.keyword or element.name, value if len(value) <= _LONGEST else f"{value[: _LONGEST - 1]}…")

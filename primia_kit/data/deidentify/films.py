@@ -15,7 +15,7 @@ from ..dicom.guards import dataset_offset, read_bounded
 from .identity import Identity
 from .key import Pseudonyms
 from .pixels import clean_pixels
-from .profile import Change, apply_profile, is_standard_uid, record_method
+from .profile import Change, apply_profile, is_standard_uid, record_method, shown
 from .search import scrub
 
 IMPLEMENTATION = f"PYDICOM {'.'.join(__version_info__)}"[:16]  # what writes the files
@@ -45,8 +45,9 @@ def deidentify_dataset(
     old, kept = dataset.file_meta, {0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010}
     for element in old:
         if element.tag not in kept:
-            tag = f"({element.tag.group:04X},{element.tag.element:04X})"
-            changes.append(Change(tag, element.keyword, "kit", "file meta information that names where the file came from"))
+            changes.append(
+                Change(shown(element.tag), element.keyword, "kit", "file meta information that names where the file came from")
+            )
     if "SOPInstanceUID" not in dataset:
         dataset.SOPInstanceUID = old.get("MediaStorageSOPInstanceUID") or pseudonyms.film(content)
     changes += apply_profile(dataset, pseudonyms, patient)

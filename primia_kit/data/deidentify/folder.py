@@ -10,9 +10,10 @@ from pathlib import Path, PurePath
 from ...errors import KitError
 from ...storage import disk_error, write_atomically
 from ..dicom.guards import dataset_offset
-from ..discovery import files_below
+from ..discovery import SPLIT_FOLDERS, files_below
 from ..folders import read_folder
 from ..manifest import MANIFEST_NAME, Film
+from ..raster import RASTER_SUFFIXES
 from .burned_in import OCR_MISSING, burned_in_warning, find_text, ocr_installed, regions_sentence
 from .films import deidentify_dataset, read_bytes
 from .identity import Identity, identity_of
@@ -24,8 +25,6 @@ from .reading import read_dataset
 from .report import FilmReport, Refusal, Report
 from .search import Search
 from .verify import find_leaks
-
-_PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 
 
 class _Leaked(Exception):
@@ -96,7 +95,7 @@ class _Run:
     def __init__(self, source, target, pseudonyms, known: dict[str, Film], labels, look_for_text: bool) -> None:
         self.source, self.target, self.pseudonyms = source, target, pseudonyms
         self.known, self.labels, self.look_for_text = known, labels, look_for_text
-        names = {film.label for film in known.values()} | set(labels) | {"train", "val", "validation", "test"}
+        names = {film.label for film in known.values()} | set(labels) | SPLIT_FOLDERS.keys()
         self.label_words = frozenset(name.lower() for name in names)
         self.films: dict[str, FilmReport] = {}
         self.rows: list[tuple[FilmReport, Film | None]] = []
@@ -117,7 +116,7 @@ class _Run:
             content = read_bytes(path)
             if dataset_offset(content) is not None:
                 make = self._dicom
-            elif path.suffix.lower() in _PICTURES:
+            elif path.suffix.lower() in RASTER_SUFFIXES:
                 make = self._picture
             elif path.suffix.lower() in (".dcm", ".dicom"):
                 raise KitError("it can't be read as DICOM: it has neither DICOM's magic word (PS3.10 7.1) nor a file meta group")

@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 from ...errors import KitError
 from .dates import Date
-from .profile import is_standard_uid, table, values_of
+from .profile import is_number, is_standard_uid, table, values_of
 
 _COMMON = {  # parts of institutions and addresses that name nobody
     "center", "centre", "chest", "children", "childrens", "clinic", "community", "department", "general", "health",
@@ -178,16 +178,8 @@ def _add_time(value: str, vr: str, found: Identity) -> None:
 
 def _add_weak(value: str, found: Identity) -> None:
     value = value.strip().lower()[:_LONGEST]
-    if len(value) >= (6 if value.isdigit() else 4) and (value.isdigit() or not _is_number(value)):
+    if len(value) >= (6 if value.isdigit() else 4) and (value.isdigit() or not is_number(value)):
         found.weak.add(value)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _printable(value: bytes) -> str:

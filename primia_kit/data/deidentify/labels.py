@@ -6,14 +6,14 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+from ..discovery import SPLIT_FOLDERS
+from ..folders import draw_test_split
 from ..manifest import MANIFEST_NAME, Film, Manifest
-from ..partition import deal_patients
 from .identity import Identity
 from .report import FilmReport
 from .search import Search
 
 _MOST_LABELS = 20
-_SPLIT_FOLDERS = {"train", "val", "valid", "validation", "test"}
 Row = tuple[FilmReport, Film]
 
 
@@ -57,9 +57,9 @@ def label_rows(
 
 def _with_split(rows: list[Row], source: Path) -> list[Row]:
     """A split that `read_folder` drew film by film is drawn again by patient, as the headers tell them."""
-    has_split = (source / MANIFEST_NAME).is_file() or any(film.path.split("/")[0].lower() in _SPLIT_FOLDERS for _, film in rows)
+    has_split = (source / MANIFEST_NAME).is_file() or any(film.path.split("/")[0].lower() in SPLIT_FOLDERS for _, film in rows)
     if has_split:
         return rows
-    films = tuple(replace(film, path=found.path, patient=found.patient) for found, film in rows)
-    hands = deal_patients(Manifest(source, films), {"train": 0.8, "test": 0.2}, 0, "test split")
-    return [(found, replace(film, split=hands[found.patient])) for found, film in rows]
+    films = tuple(replace(film, path=found.path, patient=found.patient, split="train") for found, film in rows)
+    split_of = {film.path: film.split for film in draw_test_split(Manifest(source, films))}
+    return [(found, replace(film, split=split_of[found.path])) for found, film in rows]

@@ -15,6 +15,9 @@ from .profile import Change
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tif", "BMP": ".bmp"}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TIFF_NEEDED = {  # TIFF 6.0: size, depth, colour, strips and tiles, resolution, predictor
+    256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 282, 283, 284, 296, 317, 320, 322, 323, 324, 325, 338, 339,
+}  # fmt: skip
 _PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 
 
@@ -96,31 +99,7 @@ def _write_again(content: bytes, kind: str) -> tuple[bytes, list[str]]:
         image.load()
         gone = []
         if kind == "TIFF":
-            needed = {
-                256,
-                257,
-                258,
-                259,
-                262,
-                266,
-                273,
-                277,
-                278,
-                279,
-                282,
-                283,
-                284,
-                296,
-                317,
-                320,
-                322,
-                323,
-                324,
-                325,
-                338,
-                339,
-            }
-            gone = [f"TIFF tag {tag}" for tag in sorted(set(image.tag_v2) - needed)]
+            gone = [f"TIFF tag {tag}" for tag in sorted(set(image.tag_v2) - _TIFF_NEEDED)]
         bare = Image.frombytes(image.mode, image.size, image.tobytes())
         if image.mode == "P":
             bare.putpalette(image.getpalette())

@@ -116,9 +116,9 @@ def _clean_item(item, pseudonyms: Pseudonyms, where: str) -> Iterator[Change]:
                 for index, part in enumerate(element.value):
                     if (meaning := standard_meaning(part)) and part.get("CodeMeaning") != meaning:
                         part.CodeMeaning = meaning
-                        inside = f"{where}{_shown(tag)}[{index}]."
+                        inside = f"{where}{shown(tag)}[{index}]."
                         yield _change(_CODE_MEANING, inside, "kit", "a code's meaning, put as the standard has it")
-                    yield from _clean_item(part, pseudonyms, f"{where}{_shown(tag)}[{index}].")
+                    yield from _clean_item(part, pseudonyms, f"{where}{shown(tag)}[{index}].")
     yield from _apply_table(item, pseudonyms, where)
     for tag in list(item.keys()):
         element = item[tag]
@@ -258,8 +258,8 @@ def record_method(dataset) -> None:
 def _change(tag, where: str, action: str, reason: str) -> Change:
     from pydicom.datadict import keyword_for_tag
 
-    return Change(where + _shown(tag), "" if tag.is_private else keyword_for_tag(tag), action, reason)
+    return Change(where + shown(tag), "" if tag.is_private else keyword_for_tag(tag), action, reason)
 
 
-def _shown(tag) -> str:
+def shown(tag) -> str:
     return f"({tag.group:04X},{tag.element:04X})"

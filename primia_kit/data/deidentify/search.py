@@ -12,7 +12,7 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID
 from .codes import standard_meaning
 from .dates import dates_in
 from .identity import Identity
-from .profile import METHOD, Change, is_number, is_standard_uid, values_of
+from .profile import METHOD, Change, is_number, is_standard_uid, shown, values_of
 from .terms import is_defined_term
 
 BINARY = {  # sizes, counts, pixels: no texts, searched as bytes alone
@@ -96,7 +96,7 @@ def leaks_in(dataset, identity: Identity) -> list[Leak]:
     meta = getattr(dataset, "file_meta", None) or ()
     return [
         Leak(where, element.keyword)
-        for where, element, item in (*_elements(meta, ""), *_elements(dataset, ""))
+        for where, element, item in (*elements_of(meta), *elements_of(dataset))
         if any(_identifies(str(value), where, element, item, search, identity) for value in _texts(element))
     ]
 
@@ -195,11 +195,11 @@ def kept_terms(dataset) -> frozenset[str]:
     return frozenset(words)
 
 
-def _elements(item, where: str) -> Iterator:
+def elements_of(item, where: str = "") -> Iterator:
     """(place, element, the data set or item that it is in) at every depth."""
     for element in item:
-        tag = f"{where}({element.tag.group:04X},{element.tag.element:04X})"
-        yield tag, element, item
+        place = where + shown(element.tag)
+        yield place, element, item
         if element.VR == "SQ":
             for index, part in enumerate(element.value):
-                yield from _elements(part, f"{tag}[{index}].")
+                yield from elements_of(part, f"{place}[{index}].")

@@ -55,6 +55,7 @@ class _Film:
     """A decoded film: `codes` [rows, columns] are indices into the tables of each step's values.
 
     background: bool [rows, columns], padding around the picture; None if there is none.
+    flat: whether all of it is one gray, and a warning says why.
     """
 
     codes: np.ndarray
@@ -134,7 +135,8 @@ def _steps(header: Header, window: int) -> _Film:
     levels = np.arange(2**bits, dtype=np.int32)
     if signed:
         levels[2 ** (bits - 1) :] -= 2**bits  # two's complement
-    present = np.unique(levels[_present(codes)])
+    occurring = _present(codes)
+    present = np.unique(levels[occurring])
     stored = f"{bits} of {header.whole('BitsAllocated')} bits stored, {'signed' if signed else 'unsigned'}"
     applied = [decoded.words, f"{stored}: {present[0]} to {present[-1]} in this film"]
 
@@ -151,7 +153,8 @@ def _steps(header: Header, window: int) -> _Film:
     voi = to_gray(modality).astype(np.float32)
     applied.append(voi_words + (words if "own range" in voi_words else ""))
     warnings += found
-    flat = len(present) == 1 or any("is flat" in warning for warning in found)  # then a warning has said so
+    grays = voi[occurring]
+    flat = bool(found or len(present) == 1) and grays.min() == grays.max()  # and a warning says so
     if len(present) == 1:
         warnings.append(f"{tag_name('PixelData')} has one value everywhere; there's no picture in it.")
 
