@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+import primia_kit  # noqa: F401 - before any test imports torch, as in a notebook
+
 matplotlib.use("Agg")
 ROOT = Path(__file__).resolve().parents[1]
 

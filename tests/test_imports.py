@@ -1,6 +1,7 @@
 """Dependencies point one way, and importing the kit is quick."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,11 @@ def test_import_takes_less_than_a_fifth_of_a_second():
     code = "import time; t = time.perf_counter(); import primia_kit; print(time.perf_counter() - t)"
     seconds = [float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)) for _ in range(3)]
     assert min(seconds) < 0.2
+
+
+def test_threads_of_torch_wait_asleep_unless_the_user_says_otherwise():
+    code = "import primia_kit, os; print(os.environ['GOMP_SPINCOUNT'])"
+    for given, wanted in (({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5")):
+        clean = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+        out = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
+        assert out.stdout.strip() == wanted
