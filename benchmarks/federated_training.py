@@ -3,7 +3,7 @@
 Both train the default model on the same three sites; a kit's round also loads the global weights at each site, forms
 updates, checks and sums them. The two take turns in one process, so that a busy machine slows both.
 
-    python benchmarks/federated_training.py [--json] [--rounds 9] [--architecture resnet9]
+    python benchmarks/federated_training.py [--json] [--rounds 9] [--architecture resnet9] [--strategy fedavg]
 """
 
 import argparse
@@ -74,10 +74,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each, the first not counted")
     parser.add_argument("--architecture", default=TrainingPlan().architecture)
+    parser.add_argument("--strategy", default=TrainingPlan().strategy, help="the bare loop stays that of fedavg")
     options = parser.parse_args()
     plan = TrainingPlan(
-        rounds=max(2, options.rounds), architecture=options.architecture, learning_rate=0.001, schedule="constant"
-    )
+        rounds=max(2, options.rounds), architecture=options.architecture, strategy=options.strategy,
+        learning_rate=0.001, schedule="constant",
+    )  # fmt: skip
     result = measure(plan)
     if options.json:
         print(json.dumps(result))

@@ -16,7 +16,7 @@ METRICS = ("accuracy", "balanced_accuracy", "mcc", "auc")
 @pytest.fixture(scope="module")
 def models(sites, small_plan):
     """Untrained models of different seeds: different answers, in no time."""
-    return [Federation(replace(small_plan, seed=seed), sites).model() for seed in range(5)]
+    return [Federation(replace(small_plan, seed=seed), sites).run().model for seed in range(5)]
 
 
 @pytest.fixture(scope="module")

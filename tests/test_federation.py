@@ -10,36 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from primia_kit.data import FilmSet
 from primia_kit.errors import KitError
-from primia_kit.federation import Federation, Site, TrainingPlan, compare, evaluate, federate, load_sites, pool_sites
+from primia_kit.federation import Federation, Site, compare, evaluate, federate, load_sites, pool_sites
+from primia_kit.federation.fields import PRECISION, update_fields
 from primia_kit.federation.local import random_shift
-from primia_kit.secagg import PlainSum
+from primia_kit.secagg import PlainSum, SecureSum
 from primia_kit.seeds import torch_generator
 
-CLASSES = ("normal", "bacterial", "viral")
-
-
-def films(labels, seed=0, size=32, classes=CLASSES):
-    """Noise whose mean tells the class."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.tensor(labels, dtype=torch.int64)
-    images = 0.2 * torch.rand(len(labels), 1, size, size, generator=generator) + 0.3 * labels.view(-1, 1, 1, 1)
-    return FilmSet(images, labels, tuple(f"p{i}" for i in range(len(labels))), classes, "pad")
-
-
-def site(name, labels, seed=0, test=(0, 1, 2)):
-    return Site(name, films(labels, seed), films(list(test), seed + 100))
-
-
-PLAN = TrainingPlan(size=32, rounds=2, batch_size=4, learning_rate=0.02, architecture="small_cnn", norm="none")
+from .noise_sites import PLAN, films, site
 
 
 def test_the_average_is_weighted_by_films():
     sites = [site("A", [0, 1, 2, 0, 1, 2], 1), site("B", [0, 1], 2)]
-    federation = Federation(PLAN, sites)
+    federation = Federation(PLAN, sites, PlainSum())
     before = federation.weights
-    updates = [s.update(PLAN, federation.spec, before, 1)[0] for s in sites]
+    updates = [s.update(federation.task())[0] for s in sites]
     federation.run_round()
     for name, weights in federation.weights.items():
         local = [before[name] + u[name] / n for u, n in zip(updates, (6, 2), strict=True)]
@@ -49,9 +34,9 @@ def test_the_average_is_weighted_by_films():
 def test_uniform_weights_count_sites_not_films():
     sites = [site("A", [0, 1, 2, 0, 1, 2], 1), site("B", [0, 1], 2)]
     plan = replace(PLAN, weighting="uniform")
-    federation = Federation(plan, sites)
+    federation = Federation(plan, sites, PlainSum())
     before = federation.weights
-    updates = [s.update(plan, federation.spec, before, 1)[0] for s in sites]
+    updates = [s.update(federation.task())[0] for s in sites]
     assert all(u["weight"] == 1 for u in updates)
     federation.run_round()
     for name, weights in federation.weights.items():
@@ -76,12 +61,13 @@ def test_a_federation_of_one_is_plain_training(norm, double_precision):
     network = run.model.spec.build(plan.seed).to(memory_format=torch.channels_last)
     mean, std = data.images.mean(), data.images.std(correction=0)
     for round in (1, 2):
-        rate = 0.02 * (1 + math.cos(math.pi * (round - 1) / 2)) / 2
-        optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4, nesterov=True)
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-4, nesterov=True)
         shuffle = torch_generator(plan.seed, round, "only", "shuffle")
         network.train()
-        for _ in range(2):
-            for batch in torch.randperm(10, generator=shuffle).tensor_split(3):
+        for epoch in range(2):
+            for step, batch in enumerate(torch.randperm(10, generator=shuffle).tensor_split(3)):
+                way = (round - 1 + (3 * epoch + step) / 6) / 2  # cosine, within a round too
+                optimizer.param_groups[0]["lr"] = 0.02 * (1 + math.cos(math.pi * way)) / 2
                 optimizer.zero_grad()
                 F.cross_entropy(network((data.images[batch] - mean) / std), data.labels[batch]).backward()
                 optimizer.step()
@@ -130,7 +116,7 @@ def test_dropout_draws_from_the_plans_seed():
 def test_training_learns_what_can_be_learned():
     plan = replace(PLAN, rounds=6, architecture="resnet9", norm="batch")
     sites = [site("A", [0, 1, 2] * 6, 1), site("B", [0, 1, 2] * 4, 2)]
-    run = federate(plan, sites)
+    run = federate(plan, sites, aggregator=PlainSum())
     assert evaluate(run.model, sites)["all"].accuracy == 1
     assert run.rounds[-1].losses["A"] < run.rounds[0].losses["A"]
 
@@ -138,7 +124,7 @@ def test_training_learns_what_can_be_learned():
 def test_a_label_at_one_site_only_is_learned_by_all():
     plan = replace(PLAN, rounds=8, architecture="resnet9", norm="group", learning_rate=0.05)
     sites = [site("A", [0, 1] * 8, 1, test=(0, 1)), site("B", [1, 2] * 8, 2, test=(1, 2))]
-    federated = federate(plan, sites).model
+    federated = federate(plan, sites, aggregator=PlainSum()).model
     scores = evaluate(federated, sites)
     assert scores["all"].films == 4 and scores["all"].mcc > 0.5
     comparison = compare(federated, {s.name: federate(replace(plan, rounds=1), [s]).model for s in sites}, federated, sites)
@@ -175,7 +161,7 @@ def test_what_leaves_a_site(sites, small_plan):
         ("pixels", "sum", "sum_of_squares"), ()
     )
     federation = Federation(small_plan, sites)
-    update, training = site.update(small_plan, federation.spec, federation.weights, 1)
+    update, training = site.update(federation.task())
     floats = {name: w.shape for name, w in federation.weights.items() if w.is_floating_point()}
     assert {name: part.shape for name, part in update.items()} == {**floats, "weight": ()}
     assert vars(training).keys() == {"steps", "loss"} and isinstance(training.loss, float)
@@ -212,9 +198,9 @@ def test_every_sum_goes_through_the_aggregator(sites, small_plan):
         def __init__(self):
             self.seen = []
 
-        def sum(self, purpose, contributions):
+        def sum(self, purpose, contributions, fields=None):
             self.seen.append((purpose, sorted(contributions), sorted(next(iter(contributions.values())))[-1]))
-            return super().sum(purpose, contributions)
+            return super().sum(purpose, contributions, fields)
 
     recording = Recording()
     federate(small_plan, sites, aggregator=recording)
@@ -242,8 +228,62 @@ def test_sites_that_dont_fit_the_plan_are_a_sentence(sites, changes, sentence):
         federate(replace(PLAN, **changes), sites)
 
 
+def test_the_sum_is_secure_unless_told_otherwise(sites, small_plan):
+    """The same model to the resolution of its fields; the server has no update, and what it has in clear is written down."""
+    plan = replace(small_plan, rounds=1)
+    secure, plain = federate(plan, sites), federate(plan, sites, aggregator=PlainSum())
+    for name, weights in plain.model.weights.items():
+        torch.testing.assert_close(secure.model.weights[name], weights, atol=5e-6, rtol=1e-5)
+    clear = {
+        (e.purpose, e.sender, e.what) for e in secure.transcript.entries if e.readable == "in clear" and "share" not in e.what
+    }
+    losses = {("round 1 update", name, "a mean training loss and a number of steps") for name in "ABC"}
+    assert {entry for entry in clear if entry[1] != "server"} == losses
+    whole = {(e.purpose, e.sender) for e in plain.transcript.entries if e.what == "its whole contribution"}
+    assert whole == {(purpose, name) for purpose in ("pixel statistics", "round 1 update") for name in "ABC"}
+
+
+def test_two_sites_have_to_choose():
+    sites = [site("A", [0, 1, 2]), site("B", [0, 1, 2], 1)]
+    with pytest.raises(KitError, match=r"2 sites .* each learns the other's contribution .*PlainSum.*unsafe_two_survivors"):
+        Federation(PLAN, sites)
+    assert federate(PLAN, sites, aggregator=SecureSum(unsafe_two_survivors=True)).rounds
+
+
+def test_a_site_that_leaves_leaves_numerator_and_denominator():
+    """Four sites, one gone before its vector: the mean of the other three, weighted by their films."""
+    sites = [site(name, [0, 1, 2] * count, seed) for seed, (name, count) in enumerate(zip("ABCD", (1, 2, 3, 4)))]
+    secure = SecureSum()
+    federation = Federation(PLAN, sites, secure)
+    before = federation.weights
+    updates = [s.update(federation.task())[0] for s in sites[:3]]
+    secure.dropouts = {"D": "before masking"}
+    federation.run_round()
+    assert secure.survivors == ("A", "B", "C")
+    for name, weights in federation.weights.items():
+        mean = sum(u[name] for u in updates) / sum(u["weight"] for u in updates)
+        torch.testing.assert_close(weights, before[name] + mean, atol=5e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 10, 50])
+def test_the_fields_are_as_precise_as_they_say(count):
+    """Weights that no power of two divides, and one site with nearly all films."""
+    generator = torch.Generator().manual_seed(count)
+    weights = [1.0] * (count - 1) + [4999.0]
+    changes = [torch.randn(2000, generator=generator).clamp(-1.5, 1.5) for _ in weights]
+    updates = {
+        f"S{i}": {"weight": torch.tensor(w), "a.running_var": c[:10] * w * 1e3, "w": c * w}
+        for i, (w, c) in enumerate(zip(weights, changes))
+    }
+    total = SecureSum().sum("x", updates, update_fields(updates["S0"], sum(weights), count))
+    exact = sum(w * c.double() for w, c in zip(weights, changes)) / sum(weights)
+    assert float(total["weight"]) == sum(weights)
+    assert (total["w"] / total["weight"] - exact).abs().max() <= PRECISION
+    torch.testing.assert_close(total["a.running_var"].double() / sum(weights), exact[:10] * 1e3, atol=1e-6, rtol=1e-5)
+
+
 def test_a_site_of_one_film_takes_part():
-    run = federate(PLAN, [site("A", [0, 1, 2] * 3), site("B", [1])])
+    run = federate(PLAN, [site("A", [0, 1, 2] * 3), site("B", [1])], aggregator=PlainSum())
     assert run.rounds[-1].steps == {"A": 3, "B": 1}
 
 

@@ -226,3 +226,16 @@ def test_sweep_results(varying):
         }
     )
     drawn(figures.sweep_results(frame, varying, ["a", "b"]))
+
+
+def test_two_shares_make_a_line():
+    figure = figures.two_shares_make_a_line()
+    drawn(figure)
+    assert len(figure.axes[0].texts) == 3 and len(figure.axes[1].texts) == 1
+
+
+def test_clear_and_masked():
+    generator = np.random.default_rng(0)
+    figure = figures.clear_and_masked(generator.normal(size=5000), generator.integers(0, 2**32, 5000, dtype=np.uint32), "A")
+    drawn(figure)
+    assert [axis.images[0].get_array().shape for axis in figure.axes[:2]] == [(64, 64), (64, 64)]

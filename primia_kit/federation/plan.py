@@ -10,7 +10,7 @@ import json
 import math
 import types
 import typing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from ..data import CASE_STUDY
@@ -28,12 +28,30 @@ class TrainingPlan:
     geometry: "pad" keeps a film's aspect and fills up with black, "stretch" doesn't keep it.
     rounds: how often the sites' updates are combined.
     local_epochs: passes over its own films that a site makes in a round.
+    sync_every: batches that every site makes in a round; 0: `local_epochs` decides. A site that comes to the
+        end of its films goes on into its next pass, so small sites pass over theirs more often (`passes`).
     batch_size: films a step; a site's batches are of equal size, give or take one film.
     optimizer: "sgd" (Nesterov momentum) or "adam"; a new one each round, as in FedAvg.
     learning_rate, momentum, weight_decay: the optimizer's; Adam ignores the momentum.
-    schedule: how the learning rate goes down over the rounds; "cosine" to nearly 0, "constant" not at all.
+    schedule: how the learning rate goes down, step by step from the first round to the last: "cosine" to 0,
+        "step" to a tenth at 1/2 and a hundredth at 3/4 of the way, "constant" not at all.
+    warmup: share of the run, [0, 1), in which the learning rate climbs from a tenth, before the schedule.
     augmentation: "shift" moves every film by up to 1/16 of its side, "none" leaves it.
+    mixup: MixUp's alpha (Zhang et al. 2018), films of a batch blended by a share from Beta(alpha, alpha); 0: off.
+    class_weights: "balanced" weights a label's films in the loss by films / (labels * films with this label),
+        counted over all sites; "none" doesn't.
+    strategy: how updates are made and combined, see `primia_kit.federation.strategies`.
+    proximal_mu: FedProx's pull towards the global model.
+    scaffold_option: how SCAFFOLD renews a site's control variate: "I", a gradient over all its films at the
+        global model; "II", the mean of the gradients that it steps along.
+    server_learning_rate, server_beta1, server_beta2, server_tau: FedAdam's and FedYogi's eta, beta_1, beta_2, tau.
     weighting: "films" weights a site by its number of training films, "uniform" doesn't.
+    participation: share of the sites that a round draws, (0, 1]; never fewer than three, if there are three,
+        since a secure sum of two sites tells each the other's update.
+    min_sites: a round with fewer answers (of those drawn) stops the run. An average of one is that site's model.
+    patience: stop after so many rounds without a lower pooled validation loss, and keep the model of the best
+        round; 0: all rounds, the last model.
+    validation_share: share of its training patients that a site without validation films sets aside, (0, 0.5].
     seed: every draw derives from it by (seed, round, site). Not secret, nothing secret derives from it.
     """
 
@@ -45,14 +63,29 @@ class TrainingPlan:
     geometry: Literal["pad", "stretch"] = "pad"
     rounds: int = 20
     local_epochs: int = 1
+    sync_every: int = 0
     batch_size: int = 16
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 0.1
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     augmentation: Literal["none", "shift"] = "shift"
+    mixup: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    strategy: Literal["fedavg", "fedprox", "scaffold", "fedadam", "fedyogi", "fedbn"] = "fedavg"
+    proximal_mu: float = 0.01
+    scaffold_option: Literal["I", "II"] = "II"
+    server_learning_rate: float = 0.03
+    server_beta1: float = 0.9
+    server_beta2: float = 0.99
+    server_tau: float = 1e-3
     weighting: Literal["films", "uniform"] = "films"
+    participation: float = 1.0
+    min_sites: int = 2
+    patience: int = 0
+    validation_share: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,16 +96,18 @@ class TrainingPlan:
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise KitError(f"classes is {list(self.classes)}; a plan needs at least two different labels.")
         smallest = SMALLEST_FILM[self.architecture]
-        for name, low in (("size", smallest), ("rounds", 1), ("local_epochs", 1), ("batch_size", 2), ("seed", 0)):
+        if self.size < smallest:
+            raise KitError(f"size is {self.size}; the least for {self.architecture} is {smallest}.")
+        for name, low in _LEAST.items():
             if getattr(self, name) < low:
-                why = f" for {self.architecture}" if name == "size" else ""
-                raise KitError(f"{name} is {getattr(self, name)}; the least{why} is {low}.")
-        if self.learning_rate <= 0:
-            raise KitError(f"learning_rate is {self.learning_rate}; it must be above 0.")
-        if not 0 <= self.momentum < 1:
-            raise KitError(f"momentum is {self.momentum}; it must lie in [0, 1).")
-        if self.weight_decay < 0:
-            raise KitError(f"weight_decay is {self.weight_decay}; it can't be negative.")
+                raise KitError(f"{name} is {getattr(self, name)}; the least is {low}.")
+        for name, (holds, sentence) in _RANGES.items():
+            if not holds(getattr(self, name)):
+                raise KitError(f"{name} is {getattr(self, name)}; it {sentence}.")
+        if self.strategy == "fedbn" and self.norm != "batch":
+            raise KitError(f'strategy "fedbn" keeps BatchNorm layers at the sites, and norm is {self.norm!r}: use norm="batch".')
+        if self.strategy == "scaffold" and self.optimizer != "sgd":
+            raise KitError(f'strategy "scaffold" corrects SGD, and optimizer is {self.optimizer!r}: use optimizer="sgd".')
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingPlan:
@@ -102,19 +137,47 @@ class TrainingPlan:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
     def __str__(self) -> str:
-        lines = [f"{field.name:<15}{getattr(self, field.name)}" for field in fields(self)]
-        return "\n".join([*lines, f"{'SHA-256':<15}{self.sha256}"])
+        """A line a key and the hash; keys that have no effect beside the others' values are left out."""
+        shown = [field.name for field in fields(self) if _MATTERS.get(field.name, lambda plan: True)(self)]
+        width = max(map(len, shown)) + 2
+        return "\n".join([*(f"{name:<{width}}{getattr(self, name)}" for name in shown), f"{'SHA-256':<{width}}{self.sha256}"])
 
     @property
     def sha256(self) -> str:
         """64 hex digits, the hash of the canonical JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    def learning_rate_in(self, round: int) -> float:
-        """The learning rate of a round (from 1): a function of the plan, so that no sync can lose it."""
-        if self.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * (1 + math.cos(math.pi * (round - 1) / self.rounds)) / 2
+    def learning_rate_in(self, round: int, share: float = 0.0) -> float:
+        """The learning rate in a round (from 1), after this share of its steps, [0, 1).
+
+        A function of the plan and the place, kept nowhere, so that no sync can lose it.
+        """
+        way = (round - 1 + share) / self.rounds
+        if way < self.warmup:
+            return self.learning_rate * (0.1 + 0.9 * way / self.warmup)
+        way = (way - self.warmup) / (1 - self.warmup)
+        if self.schedule == "cosine":
+            return self.learning_rate * (1 + math.cos(math.pi * way)) / 2
+        if self.schedule == "step":
+            return self.learning_rate * (1.0 if way < 0.5 else 0.1 if way < 0.75 else 0.01)
+        return self.learning_rate
+
+    def batches_in_a_pass(self, films: int) -> int:
+        """Batches that `films` films are cut into: ceil(films / batch_size); fewer where one would hold a single film."""
+        return max(1, min(-(-films // self.batch_size), films // 2))
+
+    def passes(self, films: int) -> float:
+        """How often a site with `films` training films goes over them, if it takes part in every round."""
+        each = self.sync_every / self.batches_in_a_pass(films) if self.sync_every else self.local_epochs
+        return self.rounds * each
+
+    def pooled(self, sites: int) -> TrainingPlan:
+        """The plan for one site that holds the films of `sites` sites: as many steps a round as they make together.
+
+        With `sync_every` its passes over the films are then the sites' passes, averaged by films; without, the
+        plan is the same.
+        """
+        return replace(self, sync_every=self.sync_every * sites)
 
     def model_spec(self, pixel_mean: float, pixel_std: float) -> ModelSpec:
         """The model that this plan trains, for films with these statistics."""
@@ -122,6 +185,27 @@ class TrainingPlan:
             architecture=self.architecture, classes=self.classes, norm=self.norm, pool=self.pool,
             size=self.size, geometry=self.geometry, pixel_mean=pixel_mean, pixel_std=pixel_std,
         )  # fmt: skip
+
+
+_LEAST = {"rounds": 1, "local_epochs": 1, "sync_every": 0, "batch_size": 2, "min_sites": 1, "patience": 0, "seed": 0}
+_RANGES = {  # key -> (what must hold, as a sentence)
+    **dict.fromkeys(("learning_rate", "server_learning_rate", "server_tau"), (lambda v: v > 0, "must be above 0")),
+    **dict.fromkeys(("momentum", "warmup", "server_beta1", "server_beta2"), (lambda v: 0 <= v < 1, "must lie in [0, 1)")),
+    **dict.fromkeys(("weight_decay", "mixup", "proximal_mu"), (lambda v: v >= 0, "can't be negative")),
+    "participation": (lambda v: 0 < v <= 1, "must lie in (0, 1]"),
+    "validation_share": (lambda v: 0 < v <= 0.5, "must lie in (0, 0.5]"),
+}
+_MATTERS = {  # key -> whether it has an effect in this plan
+    "local_epochs": lambda plan: not plan.sync_every,
+    "momentum": lambda plan: plan.optimizer == "sgd",
+    "proximal_mu": lambda plan: plan.strategy == "fedprox",
+    "scaffold_option": lambda plan: plan.strategy == "scaffold",
+    "validation_share": lambda plan: plan.patience > 0,
+    **{
+        f"server_{name}": lambda plan: plan.strategy in ("fedadam", "fedyogi")
+        for name in ("learning_rate", "beta1", "beta2", "tau")
+    },
+}
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:

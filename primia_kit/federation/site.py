@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..data import FilmSet, Manifest, load_films
 from ..errors import KitError
-from ..models import ModelSpec
-from .local import LocalTraining, train_locally
+from ..seeds import derive_seed
+from .device import CPU, Device
+from .local import model_input, train_locally
+from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
 from .plan import TrainingPlan
+from .strategies import LOCAL_RULES
 
 RESERVED = ("all", "own", "everywhere")  # names of sums and means in `Comparison.results`
 
@@ -21,12 +27,16 @@ RESERVED = ("all", "own", "everywhere")  # names of sums and means in `Compariso
 class Site:
     """One hospital's films in memory. What its methods return is what leaves the hospital.
 
+    validation: films of training patients that early stopping looks at; None or empty: the site sets some of its
+        training patients aside, if the plan asks for it. Test films are no concern of training.
+
     Raises: KitError for a name that would be taken for something else in a table of results.
     """
 
     name: str
     train: FilmSet
     test: FilmSet
+    validation: FilmSet | None = None
 
     def __post_init__(self) -> None:
         if not self.name or "." in self.name or self.name in RESERVED:
@@ -34,7 +44,7 @@ class Site:
 
     def check(self, plan: TrainingPlan) -> None:
         """Refuse a plan that these films can't serve; a label that the site lacks is no obstacle."""
-        for films in (self.train, self.test):
+        for films in (self.train, self.test, self.validation or self.train):
             for what in ("classes", "size", "geometry"):
                 if getattr(films, what) != getattr(plan, what):
                     raise KitError(
@@ -45,7 +55,27 @@ class Site:
         if len(self.train) < 2 and plan.norm == "batch":
             raise KitError(f'Site {self.name} has a single training film; BatchNorm needs two. Use norm="group".')
 
-    def pixel_sums(self) -> dict[str, torch.Tensor]:
+    def with_validation(self, plan: TrainingPlan) -> Site:
+        """The site with validation films of its own, if the plan stops early; else itself.
+
+        Whether a patient is set aside is a function of (plan.seed, patient), so that a pooled run and a federated
+        one leave out the same patients, but for this: one patient at least is set aside, and one stays.
+        """
+        if not plan.patience or (self.validation is not None and len(self.validation)):
+            return self
+        draw = {patient: derive_seed(plan.seed, "validation", patient) / 2**63 for patient in set(self.train.patients)}
+        ordered = sorted(draw, key=lambda patient: (draw[patient], patient))
+        count = sum(value < plan.validation_share for value in draw.values())
+        aside = set(ordered[: min(max(count, 1), len(ordered) - 1)])
+        rest = [i for i, patient in enumerate(self.train.patients) if patient not in aside]
+        held = [i for i, patient in enumerate(self.train.patients) if patient in aside]
+        return replace(self, train=_subset(self.train, rest), validation=_subset(self.train, held))
+
+    def weight(self, plan: TrainingPlan) -> float:
+        """The site's weight in averages."""
+        return float(len(self.train)) if plan.weighting == "films" else 1.0
+
+    def pixel_sums(self) -> Tensors:
         """Number, sum and sum of squares of the training films' pixels: float64 scalars."""
         images = self.train.images
         return {
@@ -54,44 +84,110 @@ class Site:
             "sum_of_squares": images.square().sum(dtype=torch.float64),
         }
 
+    def class_counts(self) -> Tensors:
+        """How many training films have each label: float64 [classes]."""
+        return {"films": self.train.labels.bincount(minlength=len(self.train.classes)).double()}
+
     def update(
-        self, plan: TrainingPlan, spec: ModelSpec, weights: dict[str, torch.Tensor], round: int
-    ) -> tuple[dict[str, torch.Tensor], LocalTraining]:
-        """Train the global weights on the site's films.
+        self,
+        task: RoundTask,
+        memory: SiteMemory | None = None,
+        *,
+        device: Device = CPU,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> tuple[Tensors, LocalTraining]:
+        """Train the global weights on the site's films, by the plan's strategy.
 
-        Returns: the weighted update {name: weight * (local - global)} with the weight itself under
-        "weight", float32, which goes through the aggregator; and the number of steps and the mean loss,
-        which the server gets in clear to show progress.
+        Args:
+            memory: the site's own; None is an empty one (all that FedAvg needs).
+            on_step: see `train_locally`.
+
+        Returns: the contribution to the round's sum, float32, which goes through the aggregator: the weight
+        under "weight", weight * (local - global) under each parameter's name, and what the strategy adds; and
+        the number of steps and the mean loss, which the server gets in clear to show progress.
         """
-        network = _workspace(spec)
-        network.load_state_dict(weights)
-        training = train_locally(network, self.train, plan, spec, round=round, site=self.name)
-        weight = float(len(self.train)) if plan.weighting == "films" else 1.0
-        update = {
-            name: (local - weights[name]) * weight for name, local in network.state_dict().items() if local.is_floating_point()
-        }
-        return {"weight": torch.tensor(weight), **update}, training
+        network = _workspace(task, device.kind)
+        rule = LOCAL_RULES[task.plan.strategy](task, memory if memory is not None else SiteMemory(), network)
+        training = train_locally(network, self.train, task, site=self.name, rule=rule, device=device, on_step=on_step)
+        return rule.contribution(self.weight(task.plan)), training
+
+    @torch.no_grad()
+    def validation_sums(
+        self,
+        task: RoundTask,
+        memory: SiteMemory,
+        *,
+        device: Device = CPU,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensors:
+        """Sum of the loss over the validation films, and of the films (both by class weights, if the plan has them).
+
+        Of the global weights, with FedBN's layers from the site's memory: float64 scalars, 0 without a film.
+        """
+        network = _workspace(task, device.kind)
+        network.load_state_dict(personal_weights(task.weights, memory.kept))
+        network.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        weights = torch.ones(len(task.spec.classes)) if task.class_weights is None else task.class_weights
+        films = self.validation if self.validation is not None else _subset(self.train, [])
+        batches = torch.arange(len(films)).split(128) if len(films) else ()
+        for index, batch in enumerate(batches):
+            labels = films.labels[batch]
+            logits = network(model_input(films.images[batch].to(device.kind), task.spec)).cpu()
+            sums[0] += F.cross_entropy(logits, labels, weights.to(logits.dtype), reduction="sum").double()
+            sums[1] += weights[labels].double().sum()
+            if on_step:
+                on_step(index + 1, len(batches))
+        return {"loss": sums[0], "films": sums[1]}
+
+    def films_sha256(self) -> str:
+        """A digest of the films that the site trains and validates on; it stays at the site."""
+        digest = hashlib.sha256()
+        for films in (self.train, self.validation):
+            if films is not None:
+                digest.update(repr((films.classes, films.geometry, tuple(films.images.shape), films.patients)).encode())
+                digest.update(films.images.contiguous().numpy())
+                digest.update(films.labels.contiguous().numpy())
+        return digest.hexdigest()
 
 
-@lru_cache(maxsize=1)
-def _workspace(spec: ModelSpec) -> nn.Module:
-    """The network that this process trains in, one site after the other: making one costs as much as a step.
+def personal_weights(weights: Mapping[str, torch.Tensor], kept: Mapping[str, torch.Tensor]) -> Tensors:
+    """The global state dict with the layers that a site keeps to itself (FedBN)."""
+    return {name: kept.get(name, value) for name, value in weights.items()}
+
+
+def _subset(films: FilmSet, indices: list[int]) -> FilmSet:
+    chosen = torch.tensor(indices, dtype=torch.int64)
+    patients = tuple(films.patients[i] for i in indices)
+    return replace(films, images=films.images[chosen], labels=films.labels[chosen], patients=patients)
+
+
+_workspaces = threading.local()
+
+
+def _workspace(task: RoundTask, device: str) -> nn.Module:
+    """The network that this thread trains in, one site after the other: making one costs as much as a step.
 
     The next site overwrites every parameter and buffer with the global ones.
     """
-    return spec.build().to(memory_format=torch.channels_last)
+    if getattr(_workspaces, "made_for", None) != (task.spec, device):
+        network = task.spec.build_with(task.weights)  # draws nothing: the generator belongs to no thread
+        _workspaces.network = network.to(device, memory_format=torch.channels_last)
+        _workspaces.made_for = (task.spec, device)
+    return _workspaces.network
 
 
 def load_sites(
     manifest: Manifest, plan: TrainingPlan, *, unreadable: str = "error", cache: bool = True, progress=None
 ) -> list[Site]:
-    """Read every site's training and test films into memory as the plan wants them (arguments: see `load_films`).
+    """Read every site's training and test films into memory as the plan wants them (arguments: see `load_films`),
+    and its validation films if the plan stops early.
 
     Raises: KitError for unreadable films, and for a site without any training film.
     """
     if "" in manifest.sites:
         raise KitError("Some films have no site yet; give every patient one, e.g. with share_out(manifest, sites=3, seed=0).")
-    total, before = sum(film.split != "validation" for film in manifest), 0  # validation films aren't used yet
+    total, before = sum(plan.patience > 0 or film.split != "validation" for film in manifest), 0
 
     def part(site: str, split: str) -> FilmSet:
         nonlocal before
@@ -109,7 +205,8 @@ def load_sites(
         before += len(chosen)
         return films
 
-    sites = [Site(name, part(name, "train"), part(name, "test")) for name in manifest.sites]
+    splits = ("train", "test", "validation") if plan.patience else ("train", "test")
+    sites = [Site(name, *(part(name, split) for split in splits)) for name in manifest.sites]
     for site in sites:
         site.check(plan)
     return sites

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
@@ -16,9 +17,10 @@ def learning_curves(runs: Mapping[str, TrainingRun]) -> Figure:
     axis = figure.subplots()
     line = 0
     for name, run in runs.items():
-        for site in run.rounds[0].losses:
-            label = name if len(run.rounds[0].losses) == 1 else f"{name}, {site}"
-            losses = [r.losses[site] for r in run.rounds]
+        sites = sorted({site for r in run.rounds for site in r.losses})
+        for site in sites:
+            label = name if len(sites) == 1 else f"{name}, {site}"
+            losses = [r.losses.get(site, math.nan) for r in run.rounds]  # a gap where it wasn't in the round
             axis.plot(
                 [r.number for r in run.rounds],
                 losses,

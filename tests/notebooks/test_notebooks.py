@@ -19,6 +19,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {  # each notebook has its line here: there is no list of notebooks to skip
     "00_quickstart": {"patients": 10, "rounds": 1, "size": 32},
     "01_hospital_data": {"patients": 10, "size": 32, "sites": 3},
+    "02_federated_training": {"patients": 10, "rounds": 1, "size": 32, "seeds": 1},
+    "03_secure_aggregation": {"patients": 10, "rounds": 1, "parameters": 1000},
 }
 FIRST_WORDS, LAST_WORDS = ("question", "see", "how long"), ("learned", "leaks", "limits", "exercises", "<details>")
 

@@ -1,0 +1,48 @@
+"""Facts about the films of all sites together, formed from sums before the first round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from ..errors import KitError
+from ..models import ModelSpec
+from ..secagg import Aggregator
+from .fields import COUNT_FIELDS, PIXEL_FIELDS, update_fields
+from .plan import TrainingPlan
+from .site import Site
+
+
+def pooled_statistics(plan: TrainingPlan, sites: Sequence[Site], aggregator: Aggregator) -> tuple[ModelSpec, int]:
+    """The plan's model, with mean and standard deviation over the pixels of all sites: the exact pooled values.
+
+    (The mean of the sites' standard deviations is not the standard deviation of their union.)
+
+    Returns: the model, and the number of all training films.
+    Raises: KitError if all pixels are equal.
+    """
+    total = aggregator.sum("pixel statistics", {site.name: site.pixel_sums() for site in sites}, PIXEL_FIELDS)
+    mean = float(total["sum"] / total["pixels"])
+    variance = float(total["sum_of_squares"] / total["pixels"]) - mean**2
+    if variance < 1e-7:  # float32 squares of equal pixels differ by less
+        raise KitError("All pixels of all training films are equal: there is nothing to learn from them.")
+    return plan.model_spec(mean, math.sqrt(variance)), round(float(total["pixels"]) / plan.size**2)
+
+
+def balanced_weights(sites: Sequence[Site], aggregator: Aggregator) -> torch.Tensor:
+    """Each label's weight in the loss: films / (labels that occur * films with this label), over all sites.
+
+    Returns: float [classes]; 0 for a label that nobody has.
+    """
+    counts = aggregator.sum("class counts", {site.name: site.class_counts() for site in sites}, COUNT_FIELDS)["films"]
+    occurring = counts > 0
+    weights = counts.sum() / (occurring.sum() * counts.clamp(min=1))
+    return torch.where(occurring, weights, 0).to(torch.get_default_dtype())
+
+
+def weight_of_all(plan: TrainingPlan, sites: Sequence[Site], aggregator: Aggregator, largest: float) -> float:
+    """The sum of all sites' weights, none above `largest`, whether a round draws them or not."""
+    weights = {site.name: {"weight": torch.tensor(site.weight(plan), dtype=torch.float64)} for site in sites}
+    return float(aggregator.sum("weights of all sites", weights, update_fields(["weight"], largest, len(sites)))["weight"])
