@@ -20,7 +20,7 @@ def test_environment_yml_agrees_with_pyproject():
 
 def test_every_dependency_is_pinned():
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
-    named = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    named = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"] + PROJECT["optional-dependencies"]["pretrained"]
     assert {name for name in named if name not in {p.lower() for p in pinned}} == set()
     assert pinned["torch"] == "2.13.0"
     assert not any(re.search(r"[+@]", version) for version in pinned.values())  # releases of the registry, no local builds

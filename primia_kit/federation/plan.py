@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ..data import CASE_STUDY
 from ..errors import KitError, nearest
-from ..models import SMALLEST_FILM, ModelSpec
+from ..models import CLASSIFIERS, SMALLEST_FILM, ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class TrainingPlan:
     """
 
     classes: tuple[str, ...] = CASE_STUDY
-    architecture: Literal["resnet9", "resnet18", "vgg16", "small_cnn"] = "resnet9"
+    architecture: Literal[tuple(CLASSIFIERS)] = "resnet9"
     norm: Literal["batch", "group", "none"] = "batch"
     pool: Literal["max", "avg"] = "max"
     size: int = 64

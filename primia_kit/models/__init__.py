@@ -1,25 +1,51 @@
-"""The networks of the case study, for one gray channel, and their files."""
+"""The networks, for one gray channel unless told otherwise, and their files.
 
+All are made of layers that encrypted inference can carry, and `torch.fx.symbolic_trace` reads them.
+"""
+
+from .architectures import ARCHITECTURES, CLASSIFIERS, SEGMENTERS, SIZE_STEP, SMALLEST_FILM
+from .densenet import DenseNet, densenet121
+from .efficientnet import EfficientNetLite, efficientnet_lite0
 from .layers import NORMS, POOLS
-from .resnet import ResNet, resnet9, resnet18
+from .mobilenet import MobileNetV2, mobilenet_v2
+from .pretrained import feature_extractor, imagenet_weights, pretrained
+from .resnet import ResNet, resnet9, resnet18, resnet34, resnet50
 from .small_cnn import SmallCNN, small_cnn
-from .trained import ARCHITECTURES, SMALLEST_FILM, ModelSpec, TrainedModel, count_parameters, load_model
+from .trained import ModelSpec, TrainedModel, count_parameters, load_model
+from .unet import UPSAMPLINGS, UNet, unet
 from .vgg import VGG16, vgg16
 
 __all__ = [
     "ARCHITECTURES",
+    "CLASSIFIERS",
     "NORMS",
     "POOLS",
+    "SEGMENTERS",
+    "SIZE_STEP",
     "SMALLEST_FILM",
+    "UPSAMPLINGS",
     "VGG16",
+    "DenseNet",
+    "EfficientNetLite",
+    "MobileNetV2",
     "ModelSpec",
     "ResNet",
     "SmallCNN",
     "TrainedModel",
+    "UNet",
     "count_parameters",
+    "densenet121",
+    "efficientnet_lite0",
+    "feature_extractor",
+    "imagenet_weights",
     "load_model",
+    "mobilenet_v2",
+    "pretrained",
     "resnet9",
     "resnet18",
+    "resnet34",
+    "resnet50",
     "small_cnn",
+    "unet",
     "vgg16",
 ]  # fmt: skip

@@ -1,8 +1,10 @@
-"""The two choices that every architecture of the kit leaves open: the norm and the pooling."""
+"""The two choices that every architecture of the kit leaves open, the norm and the pooling; and first weights."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -12,14 +14,14 @@ NORMS = ("batch", "group", "none")
 POOLS = ("max", "avg")
 
 
-def make_norm(norm: str) -> Callable[[int], nn.Module]:
-    """A function from channels to a normalisation layer.
+def make_norm(norm: str, eps: float = 1e-5) -> Callable[[int], nn.Module]:
+    """A function from channels to a normalisation layer; `eps` is BatchNorm's.
 
     "batch" keeps running statistics, which have to be averaged between sites; "group" (Wu & He 2018) has
     none and mixes no films, as differential privacy needs; "none" is the identity.
     """
     if norm == "batch":
-        return nn.BatchNorm2d
+        return partial(nn.BatchNorm2d, eps=eps)
     if norm == "group":
         return lambda channels: nn.GroupNorm(_groups(channels), channels)
     if norm == "none":
@@ -34,6 +36,21 @@ def make_pool(pool: str) -> Callable[..., nn.Module]:
     if pool == "avg":
         return nn.AvgPool2d
     raise KitError(f"Unknown pool {pool!r}{nearest(pool, POOLS)}; there are {', '.join(POOLS)}.")
+
+
+def initialise_convolutions(network: nn.Module, fan: str = "fan_out") -> None:
+    """Normal weights of variance 2 / fan (He et al. 2015), zero biases; `fan` is "fan_in" or "fan_out".
+
+    The fan is counted within a group, so that a depthwise convolution keeps the scale of its input too
+    (`nn.init` counts all groups' outputs together).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            channels = module.in_channels if fan == "fan_in" else module.out_channels
+            count = channels // module.groups * math.prod(module.kernel_size)
+            nn.init.normal_(module.weight, 0, math.sqrt(2) / math.sqrt(count))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _groups(channels: int) -> int:

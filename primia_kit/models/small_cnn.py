@@ -13,10 +13,10 @@ class SmallCNN(nn.Module):
     """Two 5x5 convolutions and two linear layers. At 28x28 the adaptive pool is the identity; other sizes
     (at least 16) are averaged to the same 4x4 map."""
 
-    def __init__(self, classes: int, norm: str = "none", pool: str = "max"):
+    def __init__(self, classes: int, norm: str = "none", pool: str = "max", in_channels: int = 1):
         super().__init__()
         normalise = make_norm(norm)
-        self.conv1, self.norm1 = nn.Conv2d(1, 20, 5), normalise(20)
+        self.conv1, self.norm1 = nn.Conv2d(in_channels, 20, 5), normalise(20)
         self.conv2, self.norm2 = nn.Conv2d(20, 50, 5), normalise(50)
         self.pool = make_pool(pool)(2, 2)
         self.resample = nn.AdaptiveAvgPool2d(4)
@@ -30,6 +30,6 @@ class SmallCNN(nn.Module):
         return self.fc2(x)
 
 
-def small_cnn(classes: int, norm: str = "none", pool: str = "max") -> SmallCNN:
+def small_cnn(classes: int, norm: str = "none", pool: str = "max", in_channels: int = 1) -> SmallCNN:
     """The small CNN: 428 thousand parameters."""
-    return SmallCNN(classes, norm, pool)
+    return SmallCNN(classes, norm, pool, in_channels)

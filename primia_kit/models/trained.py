@@ -1,4 +1,4 @@
-"""Models by name, and a trained model with everything that inference has to know about it."""
+"""A model's specification, and a trained model with everything that inference has to know about it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ from torch import nn
 from ..errors import KitError, nearest
 from ..seeds import derive_seed
 from ..storage import write_atomically
-from .resnet import resnet9, resnet18
-from .small_cnn import small_cnn
-from .vgg import vgg16
-
-ARCHITECTURES = {"resnet9": resnet9, "resnet18": resnet18, "vgg16": vgg16, "small_cnn": small_cnn}
-SMALLEST_FILM = {"resnet9": 32, "resnet18": 32, "vgg16": 32, "small_cnn": 16}  # pixels a side
+from .architectures import ARCHITECTURES, SIZE_STEP
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,9 @@ class ModelSpec:
         if self.architecture not in ARCHITECTURES:
             close, known = nearest(self.architecture, ARCHITECTURES), ", ".join(ARCHITECTURES)
             raise KitError(f"Unknown architecture {self.architecture!r}{close}; there are {known}.")
+        step = SIZE_STEP[self.architecture]
+        if self.size % step:
+            raise KitError(f"size is {self.size}; for {self.architecture} it must be a multiple of {step}.")
         return ARCHITECTURES[self.architecture](len(self.classes), self.norm, self.pool)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
