@@ -140,6 +140,6 @@ def check(program: Program) -> None:
             raise KitError(f"{op.name}: private weights multiply masked values; put a mask before it.")
         if op.kind == "mask" and op.inputs[0] in masked:
             raise KitError(f"{op.name}: {op.inputs[0]} is masked already.")
-        if op is not program.ops[0] and op.kind == "input" or op is not program.ops[-1] and op.kind == "output":
+        if (op is not program.ops[0] and op.kind == "input") or (op is not program.ops[-1] and op.kind == "output"):
             raise KitError(f"{op.name}: one {op.kind} is what a program has.")
         seen[op.name] = op
