@@ -21,6 +21,7 @@ SMALL = {  # each notebook has its line here: there is no list of notebooks to s
     "01_hospital_data": {"patients": 10, "size": 32, "sites": 3},
     "02_federated_training": {"patients": 10, "rounds": 1, "size": 32, "seeds": 1},
     "03_secure_aggregation": {"patients": 10, "rounds": 1, "parameters": 1000},
+    "06_secret_sharing": {"size": 32, "count": 2000},
 }
 FIRST_WORDS, LAST_WORDS = ("question", "see", "how long"), ("learned", "leaks", "limits", "exercises", "<details>")
 
