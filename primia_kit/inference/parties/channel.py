@@ -275,7 +275,7 @@ class Channel:
         for index, buffer in enumerate(self._pool):
             if size <= len(buffer) <= max(4 * size, 1 << 16):
                 return self._pool.pop(index)[:size]
-        if len(self._pool) > 8:
+        if len(self._pool) > 64:
             self._pool.pop(0)
         return np.empty(1 << max(size - 1, 1).bit_length(), np.uint8)[:size]
 
