@@ -27,7 +27,9 @@ class QueryBudget:
             if not all(isinstance(count, int) and count >= 0 for count in self._spent.values()):
                 raise ValueError("counts are whole numbers")
         except (ValueError, AttributeError, OSError) as error:
-            raise KitError(f"{self._path} is no record of spent budgets ({error}): restore it, or delete it to start anew.") from error
+            raise KitError(
+                f"{self._path} is no record of spent budgets ({error}): restore it, or delete it to start anew."
+            ) from error
 
     def left(self, peer: Peer) -> int:
         """Images that this data owner may ask about; -1 for no limit."""

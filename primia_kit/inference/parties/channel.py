@@ -265,7 +265,9 @@ class Channel:
         if kind in (BYTES, DATA) and not limits[kind]:
             raise Refusal(f"{self._who()} sent a {KINDS[kind]} message where none was due.")
         if size > limits[kind] or self._queued + size > QUEUE_LIMIT:
-            raise Refusal(f"{self._who()} announced a {KINDS[kind]} message of {size} bytes; here at most {limits[kind]} may come.")
+            raise Refusal(
+                f"{self._who()} announced a {KINDS[kind]} message of {size} bytes; here at most {limits[kind]} may come."
+            )
         self._kind, self._depth, self._got = kind, min(depth, 1 << 30), 0
         self._body = self._buffer(size)
         self._queued += size
@@ -288,7 +290,9 @@ class Channel:
                 raise Cancelled("The inference was cancelled.")
             left = end - time.monotonic()
             if left <= 0:
-                raise KitError(f"{self._who()} {complaint} for {self.timeout:g} s: see whether it still runs, then connect again.")
+                raise KitError(
+                    f"{self._who()} {complaint} for {self.timeout:g} s: see whether it still runs, then connect again."
+                )
             if self._poll.poll(min(left, 0.1) * 1000):
                 return
 

@@ -147,7 +147,7 @@ class Session:
             with self._model.allowing(data=limit_of_messages(self.program, batch)):
                 messages.send(self._model, "start", id=id)
                 messages.receive(self._model, "go")
-                outputs = self._owner.infer(prepared, self._wrap(channel), images=words, on_op=on_op)
+                outputs = self._owner.infer(prepared, words, self._wrap(channel), on_op=on_op)
             messages.receive(self._model, "done")
             return outputs
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-
 from ...mpc.program import Op, Program
 
 OnOp = Callable[[Op, float, int, int, Any], None]
@@ -15,7 +14,9 @@ class Engine(Protocol):
     """The four names that a party may use: `primia_kit.mpc.engine` has them."""
 
     Provider: Callable[[Program, bytes], Any]  # (program, mask_seed): .deal(data_seed, model_seed, batch) -> uint8 array
-    DataOwner: Callable[[Program, bytes], Any]  # (program, delta): .prepare(seed, batch), .infer(prepared, images, channel, on_op)
+    DataOwner: Callable[
+        [Program, bytes], Any
+    ]  # (program, delta): .prepare(seed, batch), .infer(prepared, images, channel, on_op)
     ModelOwner: Callable[[Program, Mapping[str, Any]], Any]  # (program, weights): .prepare(seed, dealt, batch), .infer(...)
     delta: Callable[[Program, Mapping[str, Any], bytes], Any]  # (program, weights, mask_seed) -> bytes for the data owner
 
@@ -41,6 +42,3 @@ def size_of_weights(program: Program) -> int:
             height, width = op.attributes["kernel"]
             words += height * width * op.shape[2] * shapes[op.inputs[0]].shape[2] // int(op.attributes["groups"])
     return 8 * words
-
-
-

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection
 
 from ...errors import KitError
-from ..certificates import ROLES, Credentials, Peer, peer_of
+from ..certificates import ROLES, Credentials, peer_of
 from .channel import Channel
 
 MAX_CONNECTIONS = 32
@@ -46,7 +46,9 @@ def connect(address: str, credentials: Credentials, role: str, timeout: float = 
             if isinstance(error, ConnectionRefusedError | TimeoutError) and time.monotonic() < give_up:
                 time.sleep(0.2)
                 continue
-            raise KitError(f"The {ROLES[role]} at {address} doesn't answer ({error.strerror or error}): is it running?") from error
+            raise KitError(
+                f"The {ROLES[role]} at {address} doesn't answer ({error.strerror or error}): is it running?"
+            ) from error
     return _secured(plain, context, False, {role}, timeout, f"The {ROLES[role]} at {address}")
 
 
