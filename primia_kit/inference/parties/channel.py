@@ -77,7 +77,8 @@ class Channel:
         timeout: seconds that any single wait may last.
 
     Attributes: `sent_bytes`, `received_bytes`, `sent_messages` (bodies and headers of all frames so far), `depth`,
-    `transcript` (list of `Message`), `hung_up` (the peer has closed between two messages), `bytes_limit` and `data_limit`: the largest body of those kinds that may come now.
+    `transcript` (list of `Message`), `hung_up` (the peer has closed between two messages), `cancel` (an event: whoever
+    sets it ends the next wait), `bytes_limit` and `data_limit`: the largest body of those kinds that may come now.
     """
 
     def __init__(self, connection: socket.socket, peer: Peer, timeout: float = 60.0):
@@ -290,9 +291,7 @@ class Channel:
                 raise Cancelled("The inference was cancelled.")
             left = end - time.monotonic()
             if left <= 0:
-                raise KitError(
-                    f"{self._who()} {complaint} for {self.timeout:g} s: see whether it still runs, then connect again."
-                )
+                raise KitError(f"{self._who()} {complaint} for {self.timeout:g} s: see whether it runs, then connect again.")
             if self._poll.poll(min(left, 0.1) * 1000):
                 return
 

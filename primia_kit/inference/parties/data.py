@@ -146,7 +146,6 @@ class Session:
         def infer(channel, on_op):
             with self._model.allowing(data=limit_of_messages(self.program, batch)):
                 messages.send(self._model, "start", id=id)
-                messages.receive(self._model, "go")
                 outputs = self._owner.infer(prepared, words, self._wrap(channel), on_op=on_op)
             messages.receive(self._model, "done")
             return outputs

@@ -63,7 +63,6 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "prepare": {"id": _ID},
     "prepared": {},
     "start": {"id": _ID},
-    "go": {},
     "done": {},
     # data owner -> provider
     "deal": {"model": _ID, "sha256": _SHA256, "batch": _BATCH, "count": _whole(1, MAX_COUNT)},

@@ -15,11 +15,10 @@ An inference:
     3. D -> M   prepare: the id. M takes it out of its store, refuses it if it's used or another's; both prepare
     4. M -> D   prepared
     5. D -> M   start: the id. M counts the images against D's budget, on the disk
-    6. M -> D   go
-    7. D <-> M  the program's messages (`mpc`); M opens its share of the output to D
-    8. M -> D   done
+    6. D <-> M  the program's messages (`mpc`), D's first right behind `start`; M opens its share of the output to D
+    7. M -> D   done
 
-Whatever ends the connection between 2 and 8, the id stays used at both. A program's messages carry no length of the
+Whatever ends the connection between 2 and 7, the id stays used at both. A program's messages carry no length of the
 parties' choice: both know each one's size from the program.
 """
 
@@ -223,7 +222,6 @@ class _Visit:
         watch = service._watch
         layers = Layers(channel, len(service.program.ops), lambda event: watch and watch(channel.peer, event))
         with channel.allowing(data=limit_of_messages(service.program, batch)):
-            messages.send(channel, "go")
             service._owner.infer(prepared, service._wrap(channel), on_op=layers)
         messages.send(channel, "done")
         service._tell(f"An inference of {batch} image(s) for {channel.peer} is done.")
