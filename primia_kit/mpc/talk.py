@@ -1,0 +1,58 @@
+"""One party's side of a dialogue: words into messages, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import KitError
+from .channel import Channel
+from .dialogue import Dialogue, field_size
+from .packing import pack_words, packed_size, unpack_words
+
+
+class Talk:
+    """Collects what a party says until the message that the dialogue foresees is whole, and takes the other's apart.
+
+    Not one bit above a word's declared width is sent.
+    """
+
+    def __init__(self, channel: Channel, dialogue: Dialogue, party: int):
+        self._channel = channel
+        self._outgoing, self._incoming = (iter(dialogue.messages[who]) for who in (party, 1 - party))
+        self._said: list[np.ndarray] = []
+        self._missing = next(self._outgoing, 0)  # bytes of the message that is being collected
+        self._message, self._at = memoryview(b""), 0
+
+    def say(self, words: np.ndarray, bits: int) -> None:
+        """Send words of `bits` bits, any shape, in C order; at once if that makes a message whole."""
+        self.say_packed(pack(words, bits))
+
+    def say_packed(self, packed: np.ndarray) -> None:
+        """The same for what `pack` has made; it must stay as it is until the message is whole."""
+        self._said.append(packed)
+        self._missing -= packed.nbytes
+        if self._missing < 0:
+            raise KitError("This party would say more than the program foresees: the kit's parties have got out of step.")
+        if not self._missing:
+            self._channel.send(*self._said)
+            self._said, self._missing = [], next(self._outgoing, 0)
+
+    def hear(self, count: int, bits: int, dtype) -> np.ndarray:
+        """The next `count` words, each below 2^bits."""
+        if self._at == len(self._message):
+            self._message, self._at = self._channel.receive(next(self._incoming)), 0
+        start = self._at
+        self._at += field_size(count, bits)
+        return unpack_words(self._message[start : start + packed_size(count, bits)], bits, count, dtype)
+
+    def end(self) -> None:
+        """Raises KitError if anything is left to be said or heard."""
+        if self._said or self._missing or self._at != len(self._message) or next(self._incoming, None) is not None:
+            raise KitError("The dialogue isn't at its end: the kit's parties have got out of step.")
+
+
+def pack(words: np.ndarray, bits: int) -> np.ndarray:
+    """uint64 [field_size / 8] to be sent; the unused bits of the last are zero."""
+    packed = np.zeros(field_size(words.size, bits) // 8, np.uint64)
+    pack_words(words, bits, packed)
+    return packed
