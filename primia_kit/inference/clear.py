@@ -1,8 +1,9 @@
 """The ideal functionality: what an encrypted inference computes, by one machine that knows everything.
 
 Integers and rounding are the protocol's, except that truncation is floor(z / 2^f) here, where truncation of shares gives
-that or one more, at random. It is the reference that the protocol is tested against, and shows how near its windows a
-test set comes: under encryption, a value outside its window gives a wrong answer in silence.
+that or one more, at random; `rounding` draws as the shares do. It is the reference that the protocol is tested against,
+and shows how near its windows a test set comes: under encryption, a value outside its window gives a wrong answer in
+silence.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ _HALF = 1 << WINDOW - 2  # values compared lie in [-2^20, 2^20)
 class ClearRun:
     """An inference in clear.
 
+    rounding: what truncations draw with, if they draw
     outputs: as `decode_outputs` gives them
     used: op name -> largest |value| over its window's limit, for each operation that has a window; below 1 is safe
     overflows: op name -> how many values lay outside
     """
 
+    rounding: np.random.Generator | None = None
     outputs: np.ndarray | None = None
     used: dict[str, float] = field(default_factory=dict)
     overflows: dict[str, int] = field(default_factory=dict)
@@ -51,6 +54,7 @@ def run_clear(
     images: torch.Tensor | np.ndarray,
     *,
     strict: bool = True,
+    rounding: np.random.Generator | None = None,
     backend: str = "auto",
 ) -> ClearRun:
     """Run a program in clear.
@@ -60,6 +64,8 @@ def run_clear(
         images: float [N, C, H, W] before normalisation, as for `encode_images`.
         strict: whether a value outside its window is an error; otherwise it's counted in `overflows`, and the answer is
             what unbounded integers give.
+        rounding: None for floor(z / 2^f); a generator for one more with probability (z mod 2^f + 1) / 2^f, which is how
+            truncation of uniform shares is distributed, and right on average but for 2^-f.
         backend: of the kernels, see `primia_kit.mpc.kernels`.
 
     Raises: KitError if weights are missing, or if strict and values overflow, naming the operations.
@@ -67,7 +73,7 @@ def run_clear(
     missing = [op.name for op in program.ops if op.kind in PRIVATE and op.name not in weights]
     if missing:
         raise KitError(f"No weights for {', '.join(missing)}: take `weights` of the model that the program was compiled from.")
-    run, ring = ClearRun(), Ring(program.bits)
+    run, ring = ClearRun(rounding), Ring(program.bits)
     values: dict[str, np.ndarray] = {}
     last_use = {given: op.name for op in program.ops for given in op.inputs}
     for op in program.ops:
@@ -103,7 +109,10 @@ def _private(op: Op, x: np.ndarray, weights: np.ndarray, bias: np.ndarray, bits:
 
 
 def _truncate(run: ClearRun, op: Op, x: np.ndarray) -> np.ndarray:
-    v = x >> op.attributes["shift"]
+    shift = op.attributes["shift"]
+    if shift and run.rounding is not None:
+        x = x + 1 + run.rounding.integers(0, 1 << shift, x.shape)  # carries with that probability
+    v = x >> shift
     run.check(op.name, v)
     return v
 
@@ -153,7 +162,7 @@ def _output(program: Program, run: ClearRun, x: np.ndarray) -> np.ndarray:
     op, ring = program.ops[-1], Ring(program.bits)
     if op.attributes["reveal"] == "label":
         run.check(op.name, x, _HALF // 2)
-        return decode_outputs(program, x.argmax(-1))
+        return decode_outputs(program, x.argmax(-1)[..., None].astype(np.uint64))
     run.check(op.name, x, 1 << program.bits - (2 if op.attributes["reveal"] == "probabilities" else 1))
     return decode_outputs(program, ring.reduce(x.view(np.uint64)))
 

@@ -1,13 +1,14 @@
 """A torch network -> a public program for encrypted inference, and the weights that its owner keeps.
 
-    trace        operators as torch.fx records them                            `tracing`, `operators`
-    fold         BatchNorm, paddings, divisors; activations after max pools    `folding`
-    calibrate    how large values get, on images that the model owner has      `calibration`
-    lower        fixed-point formats, truncations and masks                    `lowering`, `formats`
+trace        operators as torch.fx records them                            `tracing`, `operators`
+fold         BatchNorm, paddings, divisors; activations after max pools    `folding`
+calibrate    how large values get, on images that the model owner has      `calibration`
+lower        fixed-point formats, truncations and masks                    `lowering`, `formats`
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -105,40 +106,47 @@ def compile_private(
         network, classes = model.network(), tuple(classes) or model.spec.classes
         images = model.spec.normalise(images)
         pixels = {"pixel_mean": float(model.spec.pixel_mean), "pixel_std": float(model.spec.pixel_std)}
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        layers = trace(network, images[:2])
-    finally:
-        for module, training in modes:
-            module.training = training
-    fold(layers)
-    ranges, _ = calibrate(layers, images)
-    lowering = Lowering(layers, ranges, formats, reveal)
-    program = lowering.program(tuple(classes), **pixels)
-    channels = program.ops[-1].shape[2]
+    network = copy.deepcopy(network).cpu().float().eval()
+    layers = trace(network, images[:2])
+    channels = layers.last.shape[2]
     if classes and len(classes) != channels:
         raise KitError(f"{len(classes)} classes are named, but the network answers with {channels} channels.")
+    fold(layers)
+    ranges, answers = calibrate(layers, images)
+    _check_equal(network, images[:2], answers[:2])
+    lowering = Lowering(layers, ranges, formats, reveal)
+    program = lowering.program(tuple(classes), **pixels)
     return CompiledModel(program, lowering.weights, _headroom(program, lowering.layer_of, ranges))
 
 
+def _check_equal(network: nn.Module, images: torch.Tensor, answers: torch.Tensor) -> None:
+    """The layers as they were read and folded answer what the network answers."""
+    with torch.no_grad():
+        expected = network(images)
+    if not torch.allclose(answers.reshape(expected.shape), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item()):
+        raise KitError(
+            f"{type(network).__name__}'s forward computes something else than the operators that torch.fx recorded: does it "
+            "write to a value in place that is read again, or draw random numbers?"
+        )
+
+
 def _headroom(program: Program, layer_of: Mapping[str, str], ranges: Mapping[str, Range]) -> dict[str, float]:
-    found = {}
+    by_name, found = {op.name: op for op in program.ops}, {}
     for op in program.ops:
         limit = _limit(op, program.bits)
         if limit is not None:
             largest = ranges[layer_of[op.inputs[0]]].largest
-            found[op.name] = limit / 2**op.fraction_bits / largest if largest else float("inf")
+            found[op.name] = limit / 2 ** by_name[op.inputs[0]].fraction_bits / largest if largest else float("inf")
     return found
 
 
 def _limit(op: Op, ring: int) -> float | None:
-    """What an operation's values, as integers, have to stay below."""
-    window = 2 ** (WINDOW - 2)
+    """What the values that an operation reads, as integers, have to stay below."""
+    window = 2 ** (WINDOW - 2 + op.attributes.get("shift", 0))
     if op.kind in ("truncate", "relu"):
         return window
     if op.kind == "relu6":
-        return window - (6 << op.fraction_bits)
+        return window - (6 << op.fraction_bits + op.attributes["shift"])
     if op.kind == "max_pool":
         return window / 2
     if op.kind == "output":

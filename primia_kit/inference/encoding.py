@@ -36,7 +36,7 @@ def decode_outputs(program: Program, words: np.ndarray) -> np.ndarray:
     """What the data owner learns.
 
     Args:
-        words: uint64 [N, H, W, C], the opened output; for reveal="label" [N, H, W], the channels.
+        words: uint64 [N, H, W, C], the opened output; C is 1 for reveal="label", the channel.
 
     Returns: for reveal="logits" float64 [N, C, H, W]; "probabilities" the same after a softmax over C, from differences
         of the words alone; "label" int64 [N, H, W]. Without H and W if both are 1.
@@ -44,7 +44,7 @@ def decode_outputs(program: Program, words: np.ndarray) -> np.ndarray:
     output, ring = program.ops[-1], Ring(program.bits)
     reveal = output.attributes["reveal"]
     if reveal == "label":
-        answer = np.asarray(words).astype(np.int64)
+        answer = ring.signed(words[..., 0])
         return answer[:, 0, 0] if answer.shape[1:] == (1, 1) else answer
     if reveal == "probabilities":
         words = words - words[..., :1]

@@ -112,9 +112,7 @@ _EVALUATE: Mapping[str, Callable[..., torch.Tensor]] = {
     "relu": lambda layer, x: F.relu(x),
     "relu6": lambda layer, x: F.relu6(x),
     "max_pool": lambda layer, x: F.max_pool2d(x, *(layer.attributes[name] for name in KINDS["max_pool"])),
-    "sum_pool": lambda layer, x: F.avg_pool2d(
-        x, *(layer.attributes[name] for name in KINDS["sum_pool"]), divisor_override=1
-    ),
+    "sum_pool": lambda layer, x: F.avg_pool2d(x, *(layer.attributes[name] for name in KINDS["sum_pool"]), divisor_override=1),
     "add": lambda layer, *x: sum(x[1:], x[0]),
     "concat": lambda layer, *x: torch.cat(x, 1),
     "reshape": lambda layer, x: x.permute(0, 2, 3, 1).reshape(len(x), -1, 1, 1),

@@ -192,7 +192,8 @@ class Lowering:
         needs = self._formats.integer_bits(self._ranges[last.name].largest, op.fraction_bits)
         needs += self._reveal == "probabilities"  # what is known is differences, twice as large
         name = self._unique("output")
-        self.ops[name] = Op(name, "output", (op.name,), shape, op.fraction_bits, {"reveal": self._reveal})
+        shape, bits = ((*shape[:2], 1), 0) if self._reveal == "label" else (shape, op.fraction_bits)
+        self.ops[name] = Op(name, "output", (op.name,), shape, bits, {"reveal": self._reveal})
         self.layer_of[name], self._needed[name] = last.name, needs
 
     def _unique(self, name: str) -> str:

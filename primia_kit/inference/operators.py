@@ -206,7 +206,9 @@ class Operators:
 
         def one_axis(image: torch.Tensor, sides: tuple[int, int]) -> torch.Tensor:
             axis = 0 if image.shape[2] > 1 else 1
-            options = {"mode": mode} if align_corners is None or "bi" not in mode else {"mode": mode, "align_corners": align_corners}
+            options = (
+                {"mode": mode} if align_corners is None or "bi" not in mode else {"mode": mode, "align_corners": align_corners}
+            )
             if factors is None:
                 return F.interpolate(image, size=sides, **options)
             return F.interpolate(image, scale_factor=tuple(f if a == axis else 1.0 for a, f in enumerate(factors)), **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .comparison import WINDOW
@@ -51,43 +51,41 @@ def total(parts: list[Cost]) -> Cost:
     return sum(parts, Cost("total"))
 
 
-def pool_comparisons(op: Op, given: Op) -> tuple[int, ...]:
-    """Comparisons of each step of a max pool: a row's neighbours one after the other, then a column's.
+def rounds(op: Op, given: Op) -> list[int]:
+    """How many comparisons each round of an operation makes side by side, for one image.
 
-    The second step works on rows of windows already narrowed to their maxima; padding is compared with as if it were there.
+    A max pool takes the largest of each column of a window, then of these; a label compares all pairs of channels, then
+    each channel's number of wins.
     """
-    (rows, columns), (height, _, channels) = op.attributes["kernel"], given.shape
-    out_height, out_width, _ = op.shape
-    return (height * out_width * channels,) * (columns - 1) + (out_height * out_width * channels,) * (rows - 1)
+    if op.kind in ("relu", "relu6"):
+        return [op.size * (1 if op.kind == "relu" else 2)]
+    if op.kind == "max_pool":
+        (rows, columns), (_, width, channels) = op.attributes["kernel"], given.shape
+        first = op.shape[0] * width * channels
+        return [pairs * first for pairs in _pairs(rows)] + [pairs * op.size for pairs in _pairs(columns)]
+    if op.kind == "output" and op.attributes["reveal"] == "label":
+        height, width, channels = given.shape
+        return [height * width * channels * (channels - 1) // 2, given.size]
+    return []
+
+
+def _pairs(count: int) -> Iterator[int]:
+    """Of each round of a tournament among `count` values."""
+    while count > 1:
+        yield count // 2
+        count -= count // 2
 
 
 def _cost(op: Op, inputs: list[Op], ring: int) -> Cost:
+    cost = Cost(op.name)
+    for count in rounds(op, inputs[0]) if inputs else ():
+        opened = packed_size(count, WINDOW) + packed_size(count, _DIGITS) + packed_size(count, _SIGN)
+        cost += Cost(op.name, comparisons=count, to_model=opened, to_data=opened, exchanges=3)
     if op.kind in ("input", "mask"):
-        return Cost(op.name, to_model=packed_size(op.size, ring), exchanges=1)
-    if op.kind == "truncate":
+        cost += Cost(op.name, to_model=packed_size(op.size, ring), exchanges=1)
+    elif op.kind == "truncate":
         opened = packed_size(op.size, WINDOW)
-        return Cost(op.name, truncations=op.size, to_model=opened, to_data=opened, exchanges=1)
-    if op.kind in ("relu", "relu6"):
-        return _comparisons(op.name, op.size * (1 if op.kind == "relu" else 2))
-    if op.kind == "max_pool":
-        return sum((_comparisons(op.name, count) for count in pool_comparisons(op, inputs[0])), Cost(op.name))
-    if op.kind == "output":
-        return _output(op, inputs[0], ring)
-    return Cost(op.name)
-
-
-def _comparisons(name: str, count: int) -> Cost:
-    """One batch: three exchanges, the same bytes both ways."""
-    opened = packed_size(count, WINDOW) + packed_size(count, _DIGITS) + packed_size(count, _SIGN)
-    return Cost(name, comparisons=count, to_model=opened, to_data=opened, exchanges=3)
-
-
-def _output(op: Op, given: Op, ring: int) -> Cost:
-    height, width, channels = given.shape
-    if op.attributes["reveal"] != "label":
-        return Cost(op.name, to_data=packed_size(given.size, ring), exchanges=1)
-    cost, pixels, left = Cost(op.name), height * width, channels
-    while left > 1:  # a tournament: each round compares pairs of channels
-        cost += _comparisons(op.name, pixels * (left // 2))
-        left -= left // 2
-    return cost + Cost(op.name, to_data=packed_size(pixels, max(1, math.ceil(math.log2(channels)))), exchanges=1)
+        cost += Cost(op.name, truncations=op.size, to_model=opened, to_data=opened, exchanges=1)
+    elif op.kind == "output":
+        cost += Cost(op.name, to_data=packed_size(op.size, ring), exchanges=1)
+    return cost
