@@ -5,9 +5,11 @@ up or used with another seed gives a wrong answer.
 """
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 
+from primia_kit.mpc.evaluation import View
 from primia_kit.mpc.program import Op, Program
 from primia_kit.mpc.ring import Ring
 
@@ -57,16 +59,23 @@ class Provider:
     def __init__(self, program, mask_seed):
         self.program, self.b = program, _b(program, mask_seed)
 
-    def deal(self, data_seed, model_seed, batch=1):
+    def size(self, batch=1):
+        return 8 * (2 + 2 * 16 * batch)
+
+    def deal(self, data_seed, model_seed, batch=1, out=None):
         masks = {"one": "image", "two": "mask"}
         pad = RING.random(2, model_seed, "unused")  # the model owner checks that it was given its own seed
         dealt = [_r(data_seed, batch, masks[n]) * self.b[n] - _c0(data_seed, batch, n) for n in self.b]
-        return np.concatenate([pad, *[RING.reduce(d).ravel() for d in dealt]]).view(np.uint8)
+        out.view(np.uint64)[:] = np.concatenate([pad, *[RING.reduce(d).ravel() for d in dealt]])
+        return out
 
 
 class DataOwner:
     def __init__(self, program, delta):
         self.program, self.delta = program, dict(zip([op.name for op in _convs(program)], np.frombuffer(delta, "<u8")))
+
+    def dialogue(self, batch):
+        return SimpleNamespace(messages=([128 * batch], [128 * batch]))
 
     def prepare(self, seed, batch):
         masks = {"one": "image", "two": "mask"}
@@ -78,7 +87,7 @@ class DataOwner:
         out = None
         for op in self.program.ops:
             t, s, r = time.perf_counter(), channel.sent_bytes, channel.received_bytes
-            view = z0.get(op.name)
+            view = z0.get(op.name, images)
             if op.kind == "input":
                 channel.send(RING.reduce(images + _r(seed, batch, "image")))
             elif op.kind == "mask":
@@ -87,7 +96,7 @@ class DataOwner:
                 theirs = np.frombuffer(channel.receive(batch * 16 * 8), np.uint64).reshape(batch, 4, 4, 1)
                 view = out = RING.signed(z0["two"] + theirs)
             if on_op:
-                on_op(op, time.perf_counter() - t, channel.sent_bytes - s, channel.received_bytes - r, view)
+                on_op(op, time.perf_counter() - t, channel.sent_bytes - s, channel.received_bytes - r, View(view, ()))
         return out
 
 
@@ -95,6 +104,8 @@ class ModelOwner:
     def __init__(self, program, weights):
         self.program = program
         self.weights = {n: np.uint64(int(w[0].item()) % (1 << 32)) for n, w in weights.items()}
+
+    dialogue = DataOwner.dialogue
 
     def prepare(self, model_seed, dealt, batch):
         words = np.frombuffer(dealt, np.uint64)
@@ -114,4 +125,10 @@ class ModelOwner:
             else:
                 channel.send(z)
             if on_op:
-                on_op(op, time.perf_counter() - t, channel.sent_bytes - s, channel.received_bytes - r, z)
+                on_op(
+                    op,
+                    time.perf_counter() - t,
+                    channel.sent_bytes - s,
+                    channel.received_bytes - r,
+                    View(e if z is None else z, ()),
+                )

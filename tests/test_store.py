@@ -75,7 +75,6 @@ def test_damaged_material_is_refused_and_used_up(tmp_path):
     assert store.is_used(ID)
 
 
-
 @pytest.mark.parametrize("operation", ["put", "take"])
 def test_a_crash_at_any_system_call_leaves_an_id_unused_or_used(tmp_path, operation, monkeypatch):
     """`os` functions that the store and the atomic writer use are cut off one after the other, before and after."""

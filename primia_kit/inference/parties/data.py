@@ -16,10 +16,11 @@ from ...errors import KitError
 from ...mpc.program import Program
 from ...mpc.ring import Ring
 from ..certificates import Credentials
+from ..encoding import encode_images
 from ..store import Store, write_private
 from . import messages
 from .channel import Channel, Message
-from .engine import Engine, kit_engine, limit_of_messages, size_of_weights
+from .engine import Engine, kit_engine, largest_message, size_of_delta
 from .provider import PROGRAM_LIMIT
 from .run import Inference
 from .tls import connect
@@ -130,11 +131,13 @@ class Session:
             raise
         self._ready = common, batch, prepared
 
-    def run(self, images) -> Inference:
+    def run(self, images, views: bool = False) -> Inference:
         """Begin an inference; iterate over what is returned for a `LayerEvent` a layer, then read its `answer`.
 
         Args:
-            images: [H, W, C] or [batch, H, W, C], real numbers as the model was calibrated for, or uint64 ring elements.
+            images: [C, H, W] or [N, C, H, W], pixels as the model was compiled for (`encode_images` normalises them);
+                or uint64 ring elements [N, H, W, C].
+            views: whether events hold this party's own view; a copy of every share costs time.
 
         Returns: the inference, which hasn't sent anything yet.
         Raises: KitError for another shape, numbers that don't fit, or what `prepare` raises.
@@ -144,13 +147,13 @@ class Session:
         (id, batch, prepared), self._ready = self._ready, None
 
         def infer(channel, on_op):
-            with self._model.allowing(data=limit_of_messages(self.program, batch)):
+            with self._model.allowing(data=largest_message(self._owner, batch)):
                 messages.send(self._model, "start", id=id)
                 outputs = self._owner.infer(prepared, words, self._wrap(channel), on_op=on_op)
             messages.receive(self._model, "done")
             return outputs
 
-        return Inference(self._model, len(self.program.ops), infer, self.close)
+        return Inference(self._model, len(self.program.ops), infer, self.close, views)
 
     def infer(self, images) -> np.ndarray:
         """The answer, without looking at layers. Raises: as `run`."""
@@ -160,18 +163,17 @@ class Session:
         return inference.answer
 
     def encode(self, images) -> np.ndarray:
-        """uint64 [batch, H, W, C] ring elements. Raises: KitError for another shape, or numbers that don't fit."""
-        first, images = self.program.ops[0], np.asarray(images)
-        images = images[None] if images.ndim == 3 else images
-        if images.ndim != 4 or images.shape[1:] != tuple(first.shape) or not 1 <= len(images) <= messages.MAX_BATCH:
-            raise KitError(
-                f"The model takes images [batch, H, W, C] = [1 to {messages.MAX_BATCH}, {', '.join(map(str, first.shape))}], "
-                f"not {list(images.shape)}."
-            )
-        ring = Ring(self.program.bits)
-        if images.dtype == np.uint64:
-            return ring.reduce(np.ascontiguousarray(images))
-        return ring.encode(images, first.fraction_bits, "image")
+        """uint64 [N, H, W, C] ring elements. Raises: KitError for another shape, or numbers that don't fit."""
+        images = np.asarray(images)
+        if images.dtype != np.uint64:
+            words = encode_images(self.program, images[None] if images.ndim == 3 else images)
+        elif images.ndim == 4 and images.shape[1:] == tuple(self.program.ops[0].shape):
+            words = Ring(self.program.bits).reduce(np.ascontiguousarray(images))
+        else:
+            raise KitError(f"Ring elements are [N, {', '.join(map(str, self.program.ops[0].shape))}], not {list(images.shape)}.")
+        if not 1 <= len(words) <= messages.MAX_BATCH:
+            raise KitError(f"One inference takes 1 to {messages.MAX_BATCH} images, not {len(words)}.")
+        return words
 
     def close(self, why: str = "") -> None:
         """End the session; with a reason, the peers are told that it ends before its time."""
@@ -218,7 +220,7 @@ class Session:
             raise KitError("The model owner's program isn't text in UTF-8.") from error
         if program.sha256 != self._sha256:
             raise KitError(f"The model owner sent a program with the SHA-256 {program.sha256}, but named {self._sha256}.")
-        delta = self._content("get_delta", size_of_weights(program) + (1 << 20))
+        delta = self._content("get_delta", size_of_delta(program))
         place = self._folder / "models" / self._model_id
         if place.parent.exists():  # models of before: this owner has one at a time, and δ is large
             shutil.rmtree(place.parent)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from ...mpc.evaluation import View
 from ...mpc.program import Op
 from .channel import Channel
 
@@ -19,7 +19,8 @@ class LayerEvent:
     seconds: this party's wall clock, waiting for the other included
     sent, received: bytes
     exchanges: one-way delays of the network that stood in a row in this operation
-    view: what this party alone holds of the value: its own share, never the other's
+    view: what this party itself has seen, if it was asked for: its share of the value, and what comparisons opened.
+        Never the other's share
     """
 
     index: int
@@ -31,21 +32,22 @@ class LayerEvent:
     sent: int
     received: int
     exchanges: int
-    view: Any
+    view: View | None
 
 
 class Layers:
     """The engine's `on_op`: makes events of it, and names the transcript's messages after their operation."""
 
-    def __init__(self, channel: Channel, count: int, take: Callable[[LayerEvent], None]):
-        self._channel, self._count, self._take = channel, count, take
+    def __init__(self, channel: Channel, count: int, take: Callable[[LayerEvent], None], views: bool = False):
+        self._channel, self._count, self._take, self._views = channel, count, take, views
         self._index, self._depth, self._messages = 0, channel.depth, len(channel.transcript)
 
-    def __call__(self, op: Op, seconds: float, sent: int, received: int, view: Any) -> None:
+    def __call__(self, op: Op, seconds: float, sent: int, received: int, view: View) -> None:
         channel = self._channel
         for message in channel.transcript[self._messages :]:
             message.what = message.what or op.name
         exchanges = channel.depth - self._depth
         self._index, self._depth, self._messages = self._index + 1, channel.depth, len(channel.transcript)
-        event = LayerEvent(self._index, self._count, op.name, op.kind, op.shape, seconds, sent, received, exchanges, view)
+        seen = View(view.share.copy(), tuple(c.copy() for c in view.opened)) if self._views else None
+        event = LayerEvent(self._index, self._count, op.name, op.kind, op.shape, seconds, sent, received, exchanges, seen)
         self._take(event)

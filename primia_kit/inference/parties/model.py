@@ -41,7 +41,7 @@ from ..store import ID_BYTES, Store, write_private
 from . import messages
 from .budget import QueryBudget
 from .channel import Channel, Refusal
-from .engine import Engine, kit_engine, limit_of_messages
+from .engine import Engine, kit_engine, largest_message
 from .events import LayerEvent, Layers
 from .provider import IDLE_SECONDS, SEED_BYTES
 
@@ -81,6 +81,7 @@ class ModelService:
         self.budget = QueryBudget(self.folder / "budget.json", budget)
         self.model, self._mask_seed = self._identity(program, weights)
         self._owner = engine.ModelOwner(program, weights)
+        self._preparing = threading.Lock()  # an owner reuses memory
         self._delta = engine.delta(program, weights, self._mask_seed)
         self._program_text = program.to_json().encode()
         for id, meta in self.store.ready().items():
@@ -210,7 +211,8 @@ class _Visit:
         except KitError as error:
             raise Refusal(f"The id {message['id']} was taken by another connection.") from error
         seed, dealt = bytes(material[:SEED_BYTES]), np.frombuffer(material, np.uint8, offset=SEED_BYTES)
-        self._prepared = message["id"], meta["batch"], service._owner.prepare(seed, dealt, meta["batch"])
+        with service._preparing:
+            self._prepared = message["id"], meta["batch"], service._owner.prepare(seed, dealt, meta["batch"])
         messages.send(self._channel, "prepared")
 
     def _start(self, message: dict) -> None:
@@ -220,8 +222,10 @@ class _Visit:
         (_, batch, prepared), self._prepared = self._prepared, None
         service.budget.spend(channel.peer, batch)
         watch = service._watch
-        layers = Layers(channel, len(service.program.ops), lambda event: watch and watch(channel.peer, event))
-        with channel.allowing(data=limit_of_messages(service.program, batch)):
+        layers = Layers(
+            channel, len(service.program.ops), lambda event: watch and watch(channel.peer, event), views=watch is not None
+        )
+        with channel.allowing(data=largest_message(service._owner, batch)):
             service._owner.infer(prepared, service._wrap(channel), on_op=layers)
         messages.send(channel, "done")
         service._tell(f"An inference of {batch} image(s) for {channel.peer} is done.")

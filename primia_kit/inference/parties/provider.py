@@ -29,6 +29,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...errors import KitError
 from ...mpc.program import Program
 from ..certificates import Peer
@@ -66,7 +68,6 @@ class ProviderService:
         self._models = self.folder / "models"
         self._dealing, self._news = threading.Lock(), threading.Condition()
         self._dealers: dict[str, Any] = {}
-        self._sizes: dict[tuple[str, int], int] = {}
 
     def serve(self, channel: Channel) -> None:
         """Answer one party until it hangs up. Raises: KitError if it ends in trouble."""
@@ -127,12 +128,12 @@ class ProviderService:
         id, meta = pending[0]
         with self._dealing:
             dealer = self._dealer(record)
-            size = self._size(dealer, meta)
+            size = dealer.size(meta["batch"])
             if size > message["room"]:
                 return messages.send(channel, "nothing", needed=size)
             _, seeds = self.store.take(id)
             data_seed, model_seed = bytes(seeds[:SEED_BYTES]), bytes(seeds[SEED_BYTES:])
-            dealt = dealer.deal(data_seed, model_seed, batch=meta["batch"])
+            dealt = dealer.deal(data_seed, model_seed, meta["batch"], out=np.empty(size, np.uint8))
         half = {"id": id.hex(), "batch": meta["batch"], "data_owner": meta["data_owner"], "seed": model_seed.hex()}
         messages.send(channel, "material", **half, bytes=len(dealt))
         channel.send_bytes(dealt, "dealt")
@@ -185,14 +186,6 @@ class ProviderService:
             program = Program.from_json(record["program"])
             self._dealers[record["model"]] = self._engine.Provider(program, bytes.fromhex(record["mask_seed"]))
         return self._dealers[record["model"]]
-
-    def _size(self, dealer, meta: dict) -> int:
-        """Bytes of the model owner's half, found once for each batch by dealing from seeds that nobody uses."""
-        key = meta["model"], meta["batch"]
-        if key not in self._sizes:
-            unused = secrets.token_bytes(SEED_BYTES), secrets.token_bytes(SEED_BYTES)
-            self._sizes[key] = len(dealer.deal(*unused, batch=meta["batch"]))
-        return self._sizes[key]
 
 
 def _program_of(text: bytes) -> Program:

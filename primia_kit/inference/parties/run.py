@@ -24,8 +24,8 @@ class Inference:
         answer: what the engine gives the data owner, once it's done
     """
 
-    def __init__(self, channel: Channel, count: int, infer: Callable, close: Callable[[str], None]):
-        self._channel, self._count, self._infer, self._close = channel, count, infer, close
+    def __init__(self, channel: Channel, count: int, infer: Callable, close: Callable[[str], None], views: bool = False):
+        self._channel, self._count, self._infer, self._close, self._views = channel, count, infer, close, views
         self._events: queue.SimpleQueue[LayerEvent | BaseException | None] = queue.SimpleQueue()
         self._answer: np.ndarray | None = None
         self._error: BaseException | None = None
@@ -67,7 +67,7 @@ class Inference:
                 raise Cancelled("The inference was cancelled.")
             layers(*seen)
 
-        layers = Layers(self._channel, self._count, self._events.put)
+        layers = Layers(self._channel, self._count, self._events.put, self._views)
         try:
             self._answer = self._infer(self._channel, on_op)
             self._events.put(None)

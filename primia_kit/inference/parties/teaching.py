@@ -125,7 +125,7 @@ class TeachingSession:
         """As `Session.run`, with both parties' views in its events."""
         while not self._events.empty():  # of an inference that was cancelled
             self._events.get_nowait()
-        return TeachingInference(self._session.run(images), self._events)
+        return TeachingInference(self._session.run(images, views=True), self._events)
 
     def close(self) -> None:
         self._stop.set()
