@@ -16,6 +16,7 @@ LAYERS = (  # from the bottom; a part may import from lower layers and from itse
     {"inference", "federation", "attacks", "governance"},
     {"figures"},
     {"widgets", "batch"},
+    {"party_commands"},
     {"cli"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
