@@ -111,7 +111,7 @@ class ProviderService:
                     self._forget(old["model"])
             if not known:
                 write_private(self._models / message["model"], json.dumps(record).encode())
-                self._tell(f"{channel.peer} has registered a model of {len(program.ops)} operations.")
+                self._tell(f"Registered a model of {len(program.ops)} operations for {channel.peer}.")
         messages.send(channel, "registered")
 
     def _fetch(self, channel: Channel, message: dict) -> None:
