@@ -225,7 +225,7 @@ def test_another_program_than_expected_is_refused_before_anything_is_asked(room)
         room.session(sha256="00")
     room.model_thread.join(5)
     calls = [message.what for message in room.at_model.transcript if message.direction == "received"]
-    assert calls == ["hello", "describe", ""]  # "": the abort
+    assert calls == ["hello", "describe"]
 
 
 def test_a_provider_with_another_program_refuses(room):
