@@ -13,17 +13,18 @@ from primia_kit.mpc.evaluation import View
 from primia_kit.mpc.program import Op, Program
 from primia_kit.mpc.ring import Ring
 
+_CONV = {"kernel": [1, 1], "stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1, "weight_bits": 4}
 PROGRAM = Program(
     32,
     (
         Op("image", "input", (), (4, 4, 1), 8),
-        Op("one", "conv", ("image",), (4, 4, 1), 12, _C := {"kernel": [1, 1], "stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1, "weight_bits": 4}),
+        Op("one", "conv", ("image",), (4, 4, 1), 12, _CONV),
         Op("mask", "mask", ("one",), (4, 4, 1), 12),
-        Op("two", "conv", ("mask",), (4, 4, 1), 16, _C),
+        Op("two", "conv", ("mask",), (4, 4, 1), 16, _CONV),
         Op("logits", "output", ("two",), (4, 4, 1), 16, {"reveal": "logits"}),
     ),
     ("a",),
-)  # fmt: skip
+)
 WEIGHTS = {"one": (np.full((1, 1, 1, 1), 3), np.zeros(1)), "two": (np.full((1, 1, 1, 1), -2), np.zeros(1))}
 RING = Ring(32)
 OTHER = Program(33, PROGRAM.ops, PROGRAM.classes)

@@ -71,7 +71,7 @@ def test_silence_and_trickling_end_in_a_time_out(monkeypatch):
     monkeypatch.setattr(module, "SLOWEST", 1e9)
     ours, theirs = socket.socketpair()
     channel = Channel(ours, MODEL, 0.3)
-    with pytest.raises(KitError, match="has said nothing for 0.3 s"), channel.allowing(data=100):
+    with pytest.raises(KitError, match="has said nothing for"), channel.allowing(data=100):
         channel.receive(8)
     stop = threading.Event()
 
@@ -182,6 +182,7 @@ def test_a_service_outlives_a_dead_peer(tmp_path):
     room.stock(first)
     first.prepare()
     first._model._socket.close()
+    first._provider.close()
     first._store.close()
     with room.session() as second:
         room.stock(second)
@@ -347,16 +348,17 @@ def test_a_services_own_trouble_stays_its_own(tmp_path, monkeypatch):
     with pytest.raises(KitError) as found:
         session.infer(np.zeros((1, 1, 4, 4)))
     assert "secret" not in str(found.value) and "its log says which" in str(found.value)
+    session.close()
     room.close()
     assert "/secret/place: no space left" in room.ends
 
 
-def test_a_flood_of_deals_is_bounded(tmp_path):
+def test_a_flood_of_deals_is_bounded(tmp_path, _quick):
     room = Room(tmp_path)
     session = room.session()
     with pytest.raises(KitError, match="at most 256 may"):
         session.stock(257)
-    assert len(room.provider.store.ready()) == 256
+    assert len(room.provider.store.ready()) == 256 and not session.open
     room.close()
 
 

@@ -87,7 +87,7 @@ def test_a_crash_at_any_system_call_leaves_an_id_unused_or_used(tmp_path, operat
             if operation == "take":
                 store.put(ID, {}, b"secret")
 
-            def interrupted(name):
+            def interrupted(name, cut=cut, after=after):
                 def call(*arguments, **options):
                     nonlocal count
                     count += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -92,15 +93,18 @@ class Session:
         """
         if self._provider is None:
             raise KitError("This session has no provider: connect with one, or use what was dealt before.")
-        for start in range(0, count, messages.MAX_COUNT):
-            some = min(messages.MAX_COUNT, count - start)
-            messages.send(self._provider, "deal", model=self._model_id, sha256=self._sha256, batch=batch, count=some)
-            found = messages.receive(self._provider, "dealt")
-            if not len(found["ids"]) == len(found["seeds"]) == some:
-                raise KitError(f"The provider dealt {len(found['ids'])} inferences where {some} were asked for.")
-            for id, seed in zip(found["ids"], found["seeds"], strict=True):
-                meta = {"model": self._model_id, "batch": batch}
-                self._store.put(bytes.fromhex(id), meta, bytes.fromhex(seed))
+        self._check_open()
+        with self._or_close():
+            for start in range(0, count, messages.MAX_COUNT):
+                self._stock(min(messages.MAX_COUNT, count - start), batch)
+
+    def _stock(self, count: int, batch: int) -> None:
+        messages.send(self._provider, "deal", model=self._model_id, sha256=self._sha256, batch=batch, count=count)
+        found = messages.receive(self._provider, "dealt")
+        if not len(found["ids"]) == len(found["seeds"]) == count:
+            raise KitError(f"The provider dealt {len(found['ids'])} inferences where {count} were asked for.")
+        for id, seed in zip(found["ids"], found["seeds"], strict=True):
+            self._store.put(bytes.fromhex(id), {"model": self._model_id, "batch": batch}, bytes.fromhex(seed))
 
     def prepare(self, batch: int = 1, patience: float = 120.0) -> None:
         """Do all that needs no image: take an id (used from here on), and compute this party's share of each layer.
@@ -121,14 +125,11 @@ class Session:
             elif time.monotonic() > end:
                 raise KitError(f"The model owner has fetched nothing in {patience:g} s: does it reach the provider?")
             time.sleep(0.05)
-        try:
+        with self._or_close():
             _, seed = self._store.take(bytes.fromhex(common))
             messages.send(self._model, "prepare", id=common)
             prepared = self._owner.prepare(bytes(seed), batch)
             messages.receive(self._model, "prepared")
-        except BaseException as error:
-            self.close(str(error) if isinstance(error, KitError) else "")
-            raise
         self._ready = common, batch, prepared
 
     def run(self, images, views: bool = False) -> Inference:
@@ -190,15 +191,26 @@ class Session:
     def __exit__(self, *error) -> None:
         self.close()
 
+    @contextlib.contextmanager
+    def _or_close(self):
+        """A talk that breaks off closes the session: nobody knows any more whose turn it is."""
+        try:
+            yield
+        except BaseException as error:
+            self.close(str(error) if isinstance(error, KitError) else "interrupted")
+            raise
+
     def _check_open(self) -> None:
         if not self.open:
             raise KitError("This session has ended: connect again. Ids that were begun stay used.")
 
     def _common(self, batch: int) -> str | None:
         """An id that both have, dealt for this batch."""
-        messages.send(self._model, "list", batch=batch)
+        with self._or_close():
+            messages.send(self._model, "list", batch=batch)
+            there = messages.receive(self._model, "ids")["ids"]
         mine = {id.hex() for id, meta in self._store.ready().items() if meta["batch"] == batch}
-        return next((id for id in messages.receive(self._model, "ids")["ids"] if id in mine), None)
+        return next((id for id in there if id in mine), None)
 
     def _known(self) -> tuple[Program, bytes] | None:
         """Program and δ of a model that this party met before."""
