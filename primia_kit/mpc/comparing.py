@@ -64,7 +64,7 @@ def compare(
         else:
             # 3. c, then p = p_F ^ p_L are known: say p_F and t_F.
             c = opened[piece] = open_value(own[piece], talk.hear(count, WINDOW, np.uint32))
-            other = talk.hear(count, 8, np.uint8)
+            other = talk.hear(count, 8)
             p = mask_digits(c, some, party)
             talk.say(p, 8)
             t = mask_sign(p ^ other, c, some, party)
@@ -74,11 +74,11 @@ def compare(
         count, some, c = piece.stop - piece.start, tuples[piece], opened[piece]
         if leads:
             # 4. p, then t = t_F ^ t_L: say t_L.
-            mine = mask_sign(mine ^ talk.hear(count, 8, np.uint8), c, some, party)
-            t = mine ^ talk.hear(count, 1, np.uint8)
+            mine = mask_sign(mine ^ talk.hear(count, 8), c, some, party)
+            t = mine ^ talk.hear(count, 1)
             talk.say(mine, 1)
         else:
-            t = mine ^ talk.hear(count, 1, np.uint8)
+            t = mine ^ talk.hear(count, 1)
         out[piece] = finish(t, c, some, party)
         if after:
             after(piece, out[piece])

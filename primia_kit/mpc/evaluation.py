@@ -103,7 +103,7 @@ class Evaluation:
         return below - above  # relu(v) - relu(v - 6)
 
     def max_pool(self, op: Op, z: np.ndarray) -> np.ndarray:
-        return largest(op, z, self._comparer(op))
+        return largest(op, z, self._comparer(op), self.material.rooms)
 
     def label(self, op: Op, z: np.ndarray) -> np.ndarray:
         return winner(z, self.party, self._comparer(op))
