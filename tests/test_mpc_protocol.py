@@ -277,8 +277,10 @@ def test_what_does_not_fit_is_a_sentence():
         DataOwner(program, bytes(5))
     with pytest.raises(KitError, match="differ in conv1"):
         ModelOwner(program, {})
-    with pytest.raises(KitError, match=r"conv1: its bias are int64 \[4\]"):
+    with pytest.raises(KitError, match=r"conv1: its bias: int64 \[4\] are needed"):
         ModelOwner(program, {"conv1": (weights["conv1"][0], np.zeros(3, np.int64))})
+    with pytest.raises(KitError, match="conv1: weights lie below"):
+        ModelOwner(program, {"conv1": (weights["conv1"][0] << 9, weights["conv1"][1])})
 
 
 @pytest.mark.parametrize(
