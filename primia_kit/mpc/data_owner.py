@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import KitError
 from . import linear
 from .channel import Channel
-from .dialogue import DATA_OWNER, Dialogue, output_count, pieces
+from .dialogue import DATA_OWNER, MODEL_OWNER, Dialogue, output_count, pieces
 from .evaluation import Evaluation, OnOp, one_round, speak_ahead
 from .layers import expand_mask, expand_product, pack_layer, unpack_delta
 from .material import Material, Prepared
@@ -68,7 +68,7 @@ class DataOwner:
                 known[op.name] = z
             elif op.kind in LINEAR and all(name in known for name in op.inputs):
                 known[op.name] = linear.apply(op, [known[name] for name in op.inputs])
-            elif one_round(op) and op.inputs[0] in known:
+            elif one_round(op) and op.inputs[0] in known and dialogue.leaders[op.name, 0] == MODEL_OWNER:
                 material.said[op.name] = speak_ahead(op, known[op.inputs[0]], material.tuples[op.name, 0])
         return Prepared(material)
 

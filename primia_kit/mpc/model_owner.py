@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from ..errors import KitError
+from . import wire
 from .channel import Channel
 from .dealt import Layout
 from .dialogue import MODEL_OWNER, Dialogue, pieces
@@ -104,10 +105,11 @@ class _Inference(Evaluation):
     def _hear(self, op, y):
         """x_1 = y_1 + (y_0 - x_0)."""
         x = self.material.rooms.take((self.material.batch, *op.shape), np.uint64)
-        flat, y = x.reshape(-1), None if y is None else y.reshape(-1)
+        flat = x.reshape(-1)
+        y = np.zeros_like(flat) if y is None else y.reshape(-1)  # of an image the model owner has no share
         for piece in pieces(flat.size):
-            words = self.talk.hear(piece.stop - piece.start, self.ring.bits, np.uint64)
-            flat[piece] = words if y is None else np.add(words, y[piece], out=words)
+            heard = self.talk.hear_packed(piece.stop - piece.start, self.ring.bits)
+            wire.unmask(heard, self.ring.bits, y[piece], flat[piece])
         return x
 
     def conv(self, op, x):

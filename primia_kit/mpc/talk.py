@@ -28,7 +28,7 @@ class Talk:
         self.say_packed(pack(words, bits))
 
     def say_packed(self, packed: np.ndarray) -> None:
-        """The same for what `pack` has made; it must stay as it is until the message is whole."""
+        """The same for what `pack` or `wire` has made; it must stay as it is until the message is whole."""
         self._said.append(packed)
         self._missing -= packed.nbytes
         if self._missing < 0:
@@ -39,16 +39,23 @@ class Talk:
 
     def hear(self, count: int, bits: int, dtype=np.uint8) -> np.ndarray:
         """The next `count` words, each below 2^bits; they hold until more is heard."""
-        if self._at == len(self._message):
-            self._message, self._at = self._channel.receive(next(self._incoming)), 0
-        start = self._at
-        self._at += field_size(count, bits)
-        packed = self._message[start : start + packed_size(count, bits)]
+        packed = self._next(field_size(count, bits))
         if bits == 8:
-            return np.frombuffer(packed, np.uint8)
+            return np.frombuffer(packed, np.uint8, count)
         if bits == 1:
             return np.unpackbits(np.frombuffer(packed, np.uint8), count=count, bitorder="little")
-        return unpack_words(packed, bits, count, dtype)
+        return unpack_words(packed[: packed_size(count, bits)], bits, count, dtype)
+
+    def hear_packed(self, count: int, bits: int) -> np.ndarray:
+        """The same as `pack_words` made them, in whole uint64; they hold until more is heard."""
+        words = np.frombuffer(self._next(field_size(count, bits)), "<u8").astype(np.uint64, copy=False)
+        return words if words.flags.aligned else words.copy()
+
+    def _next(self, size: int) -> memoryview:
+        if self._at == len(self._message):
+            self._message, self._at = self._channel.receive(next(self._incoming)), 0
+        start, self._at = self._at, self._at + size
+        return self._message[start : self._at]
 
     def end(self) -> None:
         """Raises KitError if anything is left to be said or heard."""
