@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from primia_kit.mpc import DataOwner, ModelOwner, Op, Program, Provider, Ring, delta, linear, local_channels, weight_shapes
+from primia_kit.mpc import DataOwner, ModelOwner, Op, Program, Provider, Ring, delta, local_channels, weight_shapes
 from primia_kit.mpc.program import LINEAR
 
 
@@ -72,39 +71,52 @@ def random_weights(program: Program, seed=0, size=1 << 7, extreme=0):
     return weights
 
 
-def clear(program: Program, weights: Mapping, images: np.ndarray, down=0) -> dict[str, np.ndarray]:
-    """Every value in signed integers; truncations round down, plus `down` of a unit: what the parties get lies between."""
-    values, ring = {}, Ring(program.bits)
-    for op in program.ops:
-        x = [values[name] for name in op.inputs]
-        at = op.attributes
-        if op.kind == "input":
-            y = ring.signed(images)
-        elif op.kind in ("conv", "conv_transposed"):
-            w, bias = (torch.from_numpy(array) for array in weights[op.name])
-            options = dict(stride=at["stride"], padding=at["padding"], dilation=at["dilation"], groups=at["groups"])
-            image = torch.from_numpy(x[0]).permute(0, 3, 1, 2)
-            if op.kind == "conv":
-                y = F.conv2d(image, w, bias, **options)
-            else:
-                y = F.conv_transpose2d(image.double(), w.double(), bias.double(), output_padding=at["output_padding"], **options)
-                y = y.round().long()
-            y = y.permute(0, 2, 3, 1).numpy()
-        elif op.kind in ("truncate", "relu", "relu6"):
-            y = (x[0] >> at["shift"]) + (down if at["shift"] else 0)
-            if op.kind != "truncate":
-                y = np.clip(y, 0, 6 << op.fraction_bits if op.kind == "relu6" else None)
-        elif op.kind == "max_pool":
-            image = torch.from_numpy(x[0]).permute(0, 3, 1, 2).double()
-            y = F.max_pool2d(image, at["kernel"], at["stride"], at["padding"]).long().permute(0, 2, 3, 1).numpy()
-        elif op.kind in LINEAR:
-            y = ring.signed(linear.apply(op, [a.view(np.uint64) for a in x]))
-        elif op.kind == "output" and at["reveal"] == "label":
-            y = x[0].argmax(-1)[..., None]
+def clear(op: Op, inputs, weights, bits: int, up=0) -> np.ndarray:
+    """What an operation means for signed integers [N, H, W, C]; `up`: what is added after dropping bits."""
+    x, at = inputs[0], op.attributes
+    image = torch.from_numpy(x).permute(0, 3, 1, 2)
+    if op.kind in ("conv", "conv_transposed"):
+        w, bias = (torch.from_numpy(array) for array in weights[op.name])
+        options = dict(stride=at["stride"], padding=at["padding"], dilation=at["dilation"], groups=at["groups"])
+        if op.kind == "conv":
+            y = F.conv2d(image, w, bias, **options)
         else:
-            y = x[0]
-        values[op.name] = np.ascontiguousarray(y)
-    return values
+            y = F.conv_transpose2d(image.double(), w.double(), bias.double(), output_padding=at["output_padding"], **options)
+        y = y.round().long().permute(0, 2, 3, 1).numpy() if op.kind != "conv" else y.permute(0, 2, 3, 1).numpy()
+    elif op.kind == "max_pool":
+        y = F.max_pool2d(image.double(), at["kernel"], at["stride"], at["padding"]).long().permute(0, 2, 3, 1).numpy()
+    elif op.kind in ("truncate", "relu", "relu6"):
+        y = (x >> at["shift"]) + up
+        if op.kind != "truncate":
+            y = np.clip(y, 0, 6 << op.fraction_bits if op.kind == "relu6" else None)
+    elif op.kind in LINEAR:
+        y = clear_linear(op, inputs)
+    else:
+        y = x
+    return Ring(bits).signed(np.ascontiguousarray(y).view(np.uint64))
+
+
+def clear_linear(op: Op, inputs) -> np.ndarray:
+    """By other means than `linear`: torch, einsum, loops."""
+    x, at = inputs[0], op.attributes
+    if op.kind == "sum_pool":
+        image, area = torch.from_numpy(x).permute(0, 3, 1, 2).double(), at["kernel"][0] * at["kernel"][1]
+        y = F.avg_pool2d(image, at["kernel"], at["stride"], at["padding"]) * area
+        return y.round().long().permute(0, 2, 3, 1).numpy()
+    if op.kind == "multiply":
+        return x * at["factor"]
+    if op.kind == "add":
+        return sum(value * 2**shift for value, shift in zip(inputs, at["shifts"]))
+    if op.kind == "concat":
+        return np.dstack([(value * 2**shift).transpose(1, 2, 3, 0) for value, shift in zip(inputs, at["shifts"])]).transpose(
+            3, 0, 1, 2
+        )
+    if op.kind == "reshape":
+        return np.stack([image.ravel().reshape(op.shape) for image in x])
+    if op.kind == "upsample_nearest":
+        image = torch.from_numpy(x).permute(0, 3, 1, 2).double()
+        return F.interpolate(image, scale_factor=at["scale"]).long().permute(0, 2, 3, 1).numpy()
+    return np.einsum("oh,nhwc,pw->nopc", np.array(at["rows"]), x, np.array(at["columns"]))
 
 
 class Recorder:
@@ -136,9 +148,19 @@ class Parties:
         dealt = self.provider.deal(*seeds, batch)
         return self.data.prepare(seeds[0], batch), self.model.prepare(seeds[1], dealt, batch)
 
+    def values(self, images, prepared=None):
+        """Every value of an inference but the output, in signed integers, put together from both parties' views."""
+        shares, ring = {}, Ring(self.program.bits)
+
+        def keep(op, seconds, sent, received, view):
+            shares.setdefault(op.name, []).append(view.share.copy())
+
+        answer = self.infer(images, prepared, (keep, keep))
+        return {name: ring.signed(one + other) for name, (one, other) in shares.items()}, answer
+
     def infer(self, images, prepared=None, on_op=(None, None), channels=None):
         ours, theirs = prepared or self.prepare(len(images))
-        one, other = channels or local_channels(20)
+        one, other = channels or local_channels(5)
         failures = []
 
         def serve():
@@ -153,7 +175,8 @@ class Parties:
             answer = self.data.infer(ours, images, one, on_op[0])
         except BaseException as error:
             thread.join(30)
-            raise (failures[0] if failures else error) from error
+            waited = "said nothing" in str(error) and failures  # the cause is with the other party
+            raise (failures[0] if waited else error) from error
         thread.join(30)
         if failures:
             raise failures[0]

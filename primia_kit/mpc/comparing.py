@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .comparison import WINDOW, CompareTuples, LiftTuples, lift, mask_digits, mask_sign, mask_value, open_value, relu
+from . import wire
+from .comparison import WINDOW, CompareTuples, LiftTuples, lift, mask_sign, mask_value, open_value, relu
 from .dialogue import pieces
 from .ring import Ring
 from .talk import Talk
@@ -53,32 +54,27 @@ def compare(
         own = _say_own(talk, party, z, shift, tuples, own, said)
     for piece in pieces(out.size):
         count, some = piece.stop - piece.start, tuples[piece]
+        heard = talk.hear_packed(count, WINDOW)
         if leads:
             # 2. c = c_F + c_L mod 2^22 is known here first: say c_L and p_L at once.
-            mine = mask_value(z[piece], some, shift, party) if own is None else own[piece]
-            c = opened[piece] = open_value(mine, talk.hear(count, WINDOW, np.uint32))
-            p = mask_digits(c, some, party)
-            talk.say(mine, WINDOW)
-            talk.say(p, 8)
-            signs.append(p)
+            packed, mine = wire.lead(heard, z[piece], shift, some, party, opened[piece])
+            talk.say_packed(packed)
+            talk.say(mine, 8)
         else:
             # 3. c, then p = p_F ^ p_L are known: say p_F and t_F.
-            c = opened[piece] = open_value(own[piece], talk.hear(count, WINDOW, np.uint32))
-            other = talk.hear(count, 8, np.uint8)
-            p = mask_digits(c, some, party)
+            p, mine = wire.follow(heard, talk.hear(count, 8), own[piece], some, party, opened[piece])
             talk.say(p, 8)
-            t = mask_sign(p ^ other, c, some, party)
-            talk.say(t, 1)
-            signs.append(t)
+            talk.say(mine, 1)
+        signs.append(mine)
     for piece, mine in zip(pieces(out.size), signs):
         count, some, c = piece.stop - piece.start, tuples[piece], opened[piece]
         if leads:
             # 4. p, then t = t_F ^ t_L: say t_L.
-            mine = mask_sign(mine ^ talk.hear(count, 8, np.uint8), c, some, party)
-            t = mine ^ talk.hear(count, 1, np.uint8)
+            mine = mask_sign(mine ^ talk.hear(count, 8), c, some, party)
+            t = mine ^ talk.hear(count, 1)
             talk.say(mine, 1)
         else:
-            t = mine ^ talk.hear(count, 1, np.uint8)
+            t = mine ^ talk.hear(count, 1)
         out[piece] = finish(t, c, some, party)
         if after:
             after(piece, out[piece])

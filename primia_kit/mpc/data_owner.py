@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from ..errors import KitError
 from . import linear
 from .channel import Channel
-from .dialogue import DATA_OWNER, Dialogue, output_count, pieces
+from .dialogue import DATA_OWNER, MODEL_OWNER, Dialogue, output_count, pieces
 from .evaluation import Evaluation, OnOp, one_round, speak_ahead
 from .layers import expand_mask, expand_product, pack_layer, unpack_delta
 from .material import Material, Prepared
 from .program import LINEAR, PRIVATE, Program
 from .ring import Ring
-from .rooms import Rooms
-from .rounds import rounds
+from .rooms import SpareRooms
 from .shapes import check_shapes
 
 
@@ -39,11 +40,10 @@ class DataOwner:
     def __init__(self, program: Program, delta_bytes):
         check_shapes(program)
         self.program, self.ring = program, Ring(program.bits)
-        self._layers = {
-            op.name: pack_layer(op, words, program.bits, short=False)
-            for op, words in ((_named(program, name), words) for name, words in unpack_delta(program, delta_bytes).items())
-        }
-        self._spare: list[Rooms] = []
+        deltas = unpack_delta(program, delta_bytes)
+        private = [op for op in program.ops if op.kind in PRIVATE]
+        self._layers = {op.name: pack_layer(op, deltas[op.name], program.bits, short=False) for op in private}
+        self._spare = SpareRooms()
         self._dialogues: dict[int, Dialogue] = {}
 
     def prepare(self, data_seed: bytes, batch: int = 1) -> Prepared:
@@ -54,10 +54,10 @@ class DataOwner:
             batch: images.
         """
         bits = self.program.bits
-        material = Material(batch, self._spare.pop().rewind() if self._spare else Rooms())
+        material, dialogue = Material(batch, self._spare.take()), self.dialogue(batch)
         rooms, known = material.rooms, material.known
         for op in self.program.ops:
-            for number, one in enumerate(rounds(self.program, op, batch)):
+            for number, one in enumerate(dialogue.rounds[op.name]):
                 room = rooms.take(one.tuples.room_size(one.count, bits), np.uint8)
                 material.tuples[op.name, number] = one.tuples.expand(one.count, bits, data_seed, op.name, number, room=room)
             if op.kind in ("input", "mask"):
@@ -68,7 +68,7 @@ class DataOwner:
                 known[op.name] = z
             elif op.kind in LINEAR and all(name in known for name in op.inputs):
                 known[op.name] = linear.apply(op, [known[name] for name in op.inputs])
-            elif one_round(op) and op.inputs[0] in known:
+            elif one_round(op) and op.inputs[0] in known and dialogue.leaders[op.name, 0] == MODEL_OWNER:
                 material.said[op.name] = speak_ahead(op, known[op.inputs[0]], material.tuples[op.name, 0])
         return Prepared(material)
 
@@ -92,7 +92,7 @@ class DataOwner:
             )
         material = prepared.use()
         answer = _Inference(self.program, self.dialogue(prepared.batch), material, channel, images, on_op).run()
-        self._spare.append(material.rooms)  # after a failure another thread may still be sending from them
+        self._spare.give_back(material.rooms)
         return self._decode(answer)
 
     def dialogue(self, batch: int = 1) -> Dialogue:
@@ -121,6 +121,7 @@ class _Inference(Evaluation):
     def __init__(self, program, dialogue, material, channel, images, on_op):
         super().__init__(DATA_OWNER, program, dialogue, material, channel, on_op)
         self._images, self._masked = images, set()
+        self._following = {op.name: following for op, following in pairwise(program.ops)}
 
     def _compute(self, op):
         if op.name in self.material.known and op.kind not in ("input", "mask"):
@@ -144,7 +145,7 @@ class _Inference(Evaluation):
 
     def _after(self, op):
         """If the next operation masks the result, send each piece as it comes."""
-        following = self.program.ops[self.program.ops.index(op) + 1]
+        following = self._following[op.name]
         if following.kind != "mask" or following.inputs != (op.name,) or op.kind == "relu6":
             return None
         if self.dialogue.leaders[op.name, 0] == self.party:
@@ -158,7 +159,3 @@ class _Inference(Evaluation):
             z = self.label(op, z)
         count = output_count(self.program, self.material.batch)
         return z + self.talk.hear(count, self.ring.bits, np.uint64).reshape(z.shape)
-
-
-def _named(program: Program, name: str):
-    return next(op for op in program.ops if op.name == name)

@@ -25,7 +25,7 @@ from .program import Program
 from .rounds import rounds
 
 DATA_OWNER, MODEL_OWNER = 0, 1
-PIECE = 1 << 15  # comparisons that are sent at a time: parties work side by side, on words that stay in their caches
+PIECE = 1 << 16  # comparisons that are sent at a time: parties work side by side, on words that stay in their caches
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Dialogue:
 
     Attributes:
         fields: all that is sent, in an order in which it can be said: what comes later may depend on all before.
+        rounds: operation -> the rounds of comparisons that it makes.
         leaders: (operation, round) -> the party that leads it.
         messages: for each party the sizes of its messages, in bytes. A message ends where the other party speaks, or
             where a piece of several ends.
@@ -71,6 +72,7 @@ class Dialogue:
     """
 
     def __init__(self, program: Program, batch: int):
+        self.rounds = {op.name: rounds(program, op, batch) for op in program.ops}
         self.leaders: dict[tuple[str, int], int] = {}
         self.fields = tuple(self._fields(program, batch))
         self.exchanges = len(list(groupby(self.fields, lambda field: field.sender)))
@@ -88,7 +90,7 @@ class Dialogue:
     def _fields(self, program: Program, batch: int) -> Iterator[Field]:
         speaker = DATA_OWNER
         for op in program.ops:
-            for number, one in enumerate(rounds(program, op, batch)):
+            for number, one in enumerate(self.rounds[op.name]):
                 follower, leader = speaker, 1 - speaker
                 self.leaders[op.name, number] = speaker = leader
                 yield from _stage(op.name, follower, one.count, c=WINDOW)

@@ -17,7 +17,6 @@ from .material import Material
 from .pooling import largest, winner
 from .program import LINEAR, Op, Program
 from .ring import Ring
-from .rounds import rounds
 from .talk import Talk, pack
 
 OnOp = Callable[[Op, float, int, int, "View"], None]
@@ -37,7 +36,10 @@ class View:
 
 
 def comparison_input(op: Op, z: np.ndarray, party: int) -> np.ndarray:
-    """The words that a truncate, relu or relu6 compares: uint64 [n], of a relu6 [2 n], the second half less six."""
+    """The words that a truncate, relu or relu6 compares: uint64 [n], of a relu6 [2 n], the second half less six.
+
+    Six less must lie in the window too: v >= 6 * 2^fraction_bits - 2^20.
+    """
     z = z.reshape(-1)
     if op.kind != "relu6":
         return z
@@ -103,7 +105,7 @@ class Evaluation:
         return below - above  # relu(v) - relu(v - 6)
 
     def max_pool(self, op: Op, z: np.ndarray) -> np.ndarray:
-        return largest(op, z, self._comparer(op))
+        return largest(op, z, self._comparer(op), self.material.rooms)
 
     def label(self, op: Op, z: np.ndarray) -> np.ndarray:
         return winner(z, self.party, self._comparer(op))
@@ -120,7 +122,7 @@ class Evaluation:
 
     def _comparer(self, op: Op):
         """compare(z [n], **options of `comparing.compare`) -> the party's share [n] of the operation's next round."""
-        numbers = iter(enumerate(rounds(self.program, op, self.material.batch)))
+        numbers = iter(enumerate(self.dialogue.rounds[op.name]))
 
         def step(z, after=None, **options):
             number, one = next(numbers)

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import KitError
 from .expansion import expand
 from .kernels import pack, pack_transposed
+from .kernels.limbs import SHORT_BITS
 from .packing import pack_words, packed_size, unpack_words
 from .program import PRIVATE, Op, Program
 from .ring import Ring
@@ -51,7 +52,14 @@ def checked(program: Program, weights: Weights) -> Weights:
             array, bias = weights[op.name]
             for what, found, shape in (("weights", array, shapes[op.name]), ("bias", bias, (op.shape[2],))):
                 if found.shape != shape or found.dtype != np.int64:
-                    raise KitError(f"{op.name}: its {what} are int64 {list(shape)}, not {found.dtype} {list(found.shape)}.")
+                    raise KitError(
+                        f"{op.name}: its {what}: int64 {list(shape)} are needed, not {found.dtype} {list(found.shape)}."
+                    )
+            if np.abs(array).max() >= 1 << SHORT_BITS - 1 or np.abs(bias).max() >= 1 << program.bits - 1:
+                raise KitError(
+                    f"{op.name}: weights lie below 2^{SHORT_BITS - 1} in size, biases below 2^{program.bits - 1}: "
+                    "encode them with fewer fraction bits."
+                )
     return weights
 
 

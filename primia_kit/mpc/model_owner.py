@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from ..errors import KitError
+from . import wire
 from .channel import Channel
 from .dealt import Layout
 from .dialogue import MODEL_OWNER, Dialogue, pieces
@@ -16,8 +17,7 @@ from .material import Material, Prepared
 from .packing import packed_size, unpack_words
 from .program import PRIVATE, Program
 from .ring import Ring
-from .rooms import Rooms
-from .rounds import rounds
+from .rooms import SpareRooms
 from .shapes import check_shapes
 
 
@@ -42,7 +42,7 @@ class ModelOwner:
         private = [op for op in program.ops if op.kind in PRIVATE]
         self._layers = {op.name: pack_layer(op, weights[op.name][0], program.bits, short=True) for op in private}
         self._bias = {op.name: weights[op.name][1].view(np.uint64) for op in private}
-        self._spare: list[Rooms] = []
+        self._spare = SpareRooms()
         self._dialogues: dict[int, Dialogue] = {}
 
     def prepare(self, model_seed: bytes, dealt, batch: int = 1) -> Prepared:
@@ -59,9 +59,9 @@ class ModelOwner:
         layout = Layout(self.program, batch)
         if dealt.size != layout.size:
             raise KitError(f"For {batch} image(s) {layout.size} bytes are dealt, but {dealt.size} came: ask for them again.")
-        material = Material(batch, self._spare.pop().rewind() if self._spare else Rooms())
+        material, dialogue = Material(batch, self._spare.take()), self.dialogue(batch)
         for op in self.program.ops:
-            for number, one in enumerate(rounds(self.program, op, batch)):
+            for number, one in enumerate(dialogue.rounds[op.name]):
                 room = material.rooms.take(one.tuples.room_size(one.count, bits), np.uint8)
                 part = dealt[layout.parts[op.name, number]]
                 material.tuples[op.name, number] = one.tuples.unpack(
@@ -82,7 +82,7 @@ class ModelOwner:
         """
         material = prepared.use()
         _Inference(self.program, self.dialogue(prepared.batch), material, channel, self._layers, on_op).run()
-        self._spare.append(material.rooms)
+        self._spare.give_back(material.rooms)
 
     def dialogue(self, batch: int = 1) -> Dialogue:
         """What is said in an inference."""
@@ -105,10 +105,11 @@ class _Inference(Evaluation):
     def _hear(self, op, y):
         """x_1 = y_1 + (y_0 - x_0)."""
         x = self.material.rooms.take((self.material.batch, *op.shape), np.uint64)
-        flat, y = x.reshape(-1), None if y is None else y.reshape(-1)
+        flat = x.reshape(-1)
+        y = np.zeros_like(flat) if y is None else y.reshape(-1)  # of an image the model owner has no share
         for piece in pieces(flat.size):
-            words = self.talk.hear(piece.stop - piece.start, self.ring.bits, np.uint64)
-            flat[piece] = words if y is None else np.add(words, y[piece], out=words)
+            heard = self.talk.hear_packed(piece.stop - piece.start, self.ring.bits)
+            wire.unmask(heard, self.ring.bits, y[piece], flat[piece])
         return x
 
     def conv(self, op, x):

@@ -8,11 +8,12 @@ import numpy as np
 
 from .comparing import sign
 from .program import Op
+from .rooms import Rooms
 
 Compare = Callable[..., np.ndarray]
 
 
-def largest(op: Op, x: np.ndarray, compare: Compare) -> np.ndarray:
+def largest(op: Op, x: np.ndarray, compare: Compare, rooms: Rooms) -> np.ndarray:
     """A party's share of a max-pool: the largest of each column of a window, then the largest of these.
 
     Padding repeats the outermost line. As it's at most half a kernel, that line is in every window that reaches beyond
@@ -27,16 +28,19 @@ def largest(op: Op, x: np.ndarray, compare: Compare) -> np.ndarray:
     for axis in (0, 1):
         kernel, stride, padding = (op.attributes[name][axis] for name in ("kernel", "stride", "padding"))
         starts = np.arange(op.shape[axis]) * stride - padding
-        taps = [x.take((starts + tap).clip(0, x.shape[axis + 1] - 1), axis + 1) for tap in range(kernel)]
-        x = _tournament(taps, compare)
+        shape = (*x.shape[: axis + 1], starts.size, *x.shape[axis + 2 :])
+        taps = [rooms.take(shape, np.uint64) for _ in range(kernel)]
+        for tap, out in enumerate(taps):
+            x.take(starts + tap, axis + 1, out=out, mode="clip")
+        x = _tournament(taps, compare, rooms)
     return x
 
 
-def _tournament(values: list[np.ndarray], compare: Compare) -> np.ndarray:
+def _tournament(values: list[np.ndarray], compare: Compare, rooms: Rooms) -> np.ndarray:
     """max(a, b) = b + relu(a - b), all pairs of a round side by side."""
     while len(values) > 1:
         pairs = list(zip(values[::2], values[1::2]))
-        differences = np.empty((len(pairs), *values[0].shape), np.uint64)
+        differences = rooms.take((len(pairs), *values[0].shape), np.uint64)
         for difference, (a, b) in zip(differences, pairs):
             np.subtract(a, b, out=difference)
         gains = compare(differences.reshape(-1)).reshape(differences.shape)

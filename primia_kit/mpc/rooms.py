@@ -30,3 +30,22 @@ class Rooms:
         block = self._blocks[self._next]
         self._next += 1
         return block[:size].view(dtype).reshape(shape)
+
+
+class SpareRooms:
+    """Rooms that no inference uses at the moment; of one that failed they aren't given back."""
+
+    def __init__(self):
+        self._spare: list[Rooms] = []
+
+    def take(self) -> Rooms:
+        try:
+            return self._spare.pop().rewind()  # of a list this is safe among threads
+        except IndexError:
+            return Rooms()
+
+    def give_back(self, rooms: Rooms) -> None:
+        self._spare.append(rooms)
+
+    def __len__(self) -> int:
+        return len(self._spare)
