@@ -49,8 +49,10 @@ class Lowering:
     # Emission.
 
     def _emit(
-        self, layer: Layer, kind: str, inputs: tuple[str, ...], fraction_bits: int, suffix: str = "", *, needs: int = 0, **attributes
+        self, layer: Layer, kind: str, inputs: tuple[str, ...], fraction_bits: int, suffix: str = "", *, needs: int = 0,
+        **attributes,
     ) -> Op:  # fmt: skip
+        """Add an operation that makes the layer's value; `needs` are the ring bits that it can't do without."""
         name = self._unique(layer.name + suffix) if suffix else layer.name
         pairs = {key: list(value) if isinstance(value, tuple) else value for key, value in attributes.items()}
         op = Op(name, kind, inputs, layer.shape, fraction_bits, pairs)
