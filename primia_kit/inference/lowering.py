@@ -17,6 +17,7 @@ from .layers import PRIVATE, Layer, Layers
 _SLACK = 6  # fraction bits beyond the precision that a private layer's input may have without a truncation before it
 _POINT_BITS = 14  # of a public factor that's no power of two
 _AXIS_BITS = 12  # of an interpolation weight that's no dyadic fraction
+_ANSWER_BITS = 4  # how many the last layer's weights may have less than is useful within
 
 Weights = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -110,6 +111,10 @@ class Lowering:
         source = self._maskable(self._layers[layer.inputs[0]])
         seen = self._ranges[layer.inputs[0]]
         bits = self._formats.weight_bits(layer, seen)
+        if layer is self._layers.last and self._reveal != "label":
+            # Logits are as large as the rest's ring allows: their last bits aren't worth a wider one.
+            spare = max(self._needed.values()) - self._answer_bits(layer, source.fraction_bits + bits)
+            bits += max(-_ANSWER_BITS, min(0, spare))
         total = source.fraction_bits + bits
         self._emit(
             layer, layer.kind, (source.name,), total, kernel=tuple(layer.weight.shape[2:]), weight_bits=bits, **layer.attributes
@@ -191,12 +196,16 @@ class Lowering:
             if shape[2] < 2:
                 raise KitError(f"{last.name}: a label is the largest of two or more classes, and this answer has one channel.")
             op = self._narrow(last, self._fraction(last, half=True), half=True)
-        needs = self._formats.integer_bits(self._ranges[last.name].largest, op.fraction_bits)
-        needs += self._reveal == "probabilities"  # what is known is differences, twice as large
+        needs = self._answer_bits(last, op.fraction_bits)
         name = self._unique("output")
         shape, bits = ((*shape[:2], 1), 0) if self._reveal == "label" else (shape, op.fraction_bits)
         self.ops[name] = Op(name, "output", (op.name,), shape, bits, {"reveal": self._reveal})
         self.layer_of[name], self._needed[name] = last.name, needs
+
+    def _answer_bits(self, last: Layer, fraction_bits: int) -> int:
+        """Ring bits that the answer needs; of probabilities only differences are known, twice as large."""
+        bits = self._formats.integer_bits(self._ranges[last.name].largest, fraction_bits)
+        return bits + (self._reveal == "probabilities")
 
     def _unique(self, name: str) -> str:
         while name in self.ops or name in self._layers:
