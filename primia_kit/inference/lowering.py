@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from ..errors import KitError
 from ..mpc.comparison import WINDOW
@@ -30,8 +31,9 @@ class Lowering:
     masked values: a `mask` once for each value that they need.
     """
 
-    def __init__(self, layers: Layers, ranges: Mapping[str, Range], formats: Formats, reveal: str):
+    def __init__(self, layers: Layers, ranges: Mapping[str, Range], formats: Formats, reveal: str, split: int):
         self._layers, self._ranges, self._formats, self._reveal = layers, ranges, formats, reveal
+        self._split = split
         self.ops: dict[str, Op] = {}
         self.weights: Weights = {}
         self.layer_of: dict[str, str] = {}  # op name -> layer whose value it holds
@@ -61,7 +63,7 @@ class Lowering:
         if kind in ("input", "mask") or (kind in LINEAR and self._masked.issuperset(inputs)):
             self._masked.add(name)
         self._holds[layer.name] = name
-        self._needed[name] = needs
+        self._needed[name] = max(needs, fraction_bits + 1)
         return op
 
     def _value(self, name: str) -> Op:
@@ -109,19 +111,33 @@ class Lowering:
 
     def _conv(self, layer: Layer) -> None:
         source = self._maskable(self._layers[layer.inputs[0]])
-        seen = self._ranges[layer.inputs[0]]
-        bits = self._formats.weight_bits(layer, seen)
+        bits, useful = self._formats.weight_bits(layer, self._ranges[layer.inputs[0]], self._ranges[layer.name])
         if layer is self._layers.last and self._reveal != "label":
             # Logits are as large as the rest's ring allows: their last bits aren't worth a wider one.
             spare = max(self._needed.values()) - self._answer_bits(layer, source.fraction_bits + bits)
             bits += max(-_ANSWER_BITS, min(0, spare))
-        total = source.fraction_bits + bits
-        self._emit(
-            layer, layer.kind, (source.name,), total, kernel=tuple(layer.weight.shape[2:]), weight_bits=bits, **layer.attributes
-        )  # fmt: skip
-        self.weights[layer.name] = encode(layer.weight, bits), encode(layer.bias, total)
+        elif useful - bits >= self._split:
+            return self._conv_in_two(layer, source, bits, useful)
+        self._private(layer, source, bits, layer.weight, layer.bias)
 
     _conv_transposed = _conv
+
+    def _conv_in_two(self, layer: Layer, source: Op, bits: int, useful: int) -> None:
+        """A few large weights leave too few fraction bits for the others: what rounding loses is a second convolution."""
+        coarse = torch.round(layer.weight.double() * 2**bits) / 2**bits
+        high = self._private(layer, source, bits, coarse, torch.zeros_like(layer.bias))
+        low = self._private(layer, source, useful, layer.weight.double() - coarse, layer.bias, ".fine")
+        inputs, shifts = (high.name, low.name), (useful - bits, 0)
+        self._emit(layer, "add", inputs, low.fraction_bits, ".sum", shifts=shifts)
+
+    def _private(self, layer: Layer, source: Op, bits: int, weight: torch.Tensor, bias: torch.Tensor, suffix: str = "") -> Op:
+        total = source.fraction_bits + bits
+        op = self._emit(
+            layer, layer.kind, (source.name,), total, suffix, kernel=tuple(weight.shape[2:]), weight_bits=bits,
+            **layer.attributes,
+        )  # fmt: skip
+        self.weights[op.name] = encode(weight, bits), encode(bias, total)
+        return op
 
     def _relu(self, layer: Layer) -> None:
         before = self._layers[layer.inputs[0]]
