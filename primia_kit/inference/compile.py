@@ -80,6 +80,7 @@ def compile_private(
     classes: Sequence[str] = (),
     margin: float = 2.0,
     precision: int = 13,
+    split: int = 4,
 ) -> CompiledModel:
     """Compile a network for encrypted inference.
 
@@ -91,6 +92,8 @@ def compile_private(
         classes: names of the answer's channels.
         margin: how many times larger than in calibration a value may be; a larger one gives a wrong answer in silence.
         precision: fraction bits of values at most; fewer where they are large.
+        split: a layer whose largest weight leaves the others that many bits fewer than are useful becomes two convolutions:
+            more accurate, and more to deal and to compute.
 
     Raises: KitError that names the layer which encrypted inference can't carry, or whose values fit no format, and says
         what to do.
@@ -114,7 +117,7 @@ def compile_private(
     fold(layers)
     ranges, answers = calibrate(layers, images)
     _check_equal(network, images[:2], answers[:2])
-    lowering = Lowering(layers, ranges, formats, reveal)
+    lowering = Lowering(layers, ranges, formats, reveal, split)
     program = lowering.program(tuple(classes), **pixels)
     return CompiledModel(program, lowering.weights, _headroom(program, lowering.layer_of, ranges))
 

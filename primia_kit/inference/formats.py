@@ -48,23 +48,27 @@ class Formats:
             )
         return bits
 
-    def weight_bits(self, layer: Layer, seen: Range) -> int:
-        """Most bits w with |weight| * 2^w < 2^15, and no more than are useful.
+    def weight_bits(self, layer: Layer, read: Range, made: Range) -> tuple[int, int]:
+        """(most bits w with |weight| * 2^w < 2^15, and no more than are useful; how many are useful).
 
-        Rounding the weights adds noise sqrt(terms * mean_square) * 2^-w / sqrt(12) to an output, rounding the output adds
-        2^-precision / sqrt(12): w beyond equality costs ring bits and gains little.
+        Rounding the weights adds noise sqrt(terms * mean_square) * 2^-w / sqrt(12) to an output, rounding the output to f
+        bits adds 2^-f / sqrt(12): w beyond equality costs ring bits and gains little.
+
+        Args:
+            read, made: ranges of the layer's input and output.
         """
         weight = layer.weight.double()
-        per_output = weight[0].numel() if layer.kind == "conv" else weight.numel() / layer.shape[2]
-        noise = 0.5 * math.log2(max(per_output * seen.mean_square, 2.0**-20))
-        useful = max(_FEWEST, math.ceil(self.precision + noise))
         largest = weight.abs().max().item()
         if not math.isfinite(largest):
             raise KitError(f"{layer.name}: weights aren't finite.")
-        bits = min(useful, _MOST_WEIGHT_BITS, _bits_below(largest, SHORT_BITS - 1))
+        terms = weight[0].numel() if layer.kind == "conv" else weight.numel() / layer.shape[2]
+        noise = 0.5 * math.log2(max(terms * read.mean_square, 2.0**-20))
+        output_bits = min(self.precision, _bits_below(self.margin * made.largest, WINDOW - 2))
+        useful = min(_MOST_WEIGHT_BITS, max(_FEWEST, math.ceil(output_bits + noise)))
+        bits = min(useful, _bits_below(largest, SHORT_BITS - 1))
         if bits < 0:
             raise KitError(f"{layer.name}: a weight reaches {largest:g}; encrypted inference takes weights below 2^15 in size.")
-        return bits
+        return bits, useful
 
     def ring_bits(self, name: str, needed: int) -> int:
         if needed > MAX_BITS:
@@ -74,8 +78,8 @@ class Formats:
         return needed
 
     def integer_bits(self, largest: float, fraction_bits: int) -> int:
-        """Bits of a signed integer that holds margin * largest with so many fraction bits."""
-        return max(1, fraction_bits - _bits_below(self.margin * largest, 0)) + 1
+        """Bits of a signed integer that holds margin * largest with so many fraction bits, and at least these and a sign."""
+        return fraction_bits - min(0, _bits_below(self.margin * largest, 0)) + 1
 
 
 def _bits_below(largest: float, room: int) -> int:

@@ -62,6 +62,8 @@ class Layers(dict[str, Layer]):
     """A network: layers by name, in an order in which they can be computed; the last is its answer."""
 
     def add(self, layer: Layer) -> Layer:
+        while layer.name in self:
+            layer.name += "_"
         self[layer.name] = layer
         return layer
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 
 from ..errors import KitError
 from ..mpc.comparison import WINDOW
@@ -17,6 +18,7 @@ from .layers import PRIVATE, Layer, Layers
 _SLACK = 6  # fraction bits beyond the precision that a private layer's input may have without a truncation before it
 _POINT_BITS = 14  # of a public factor that's no power of two
 _AXIS_BITS = 12  # of an interpolation weight that's no dyadic fraction
+_ANSWER_BITS = 4  # how many the last layer's weights may have less than is useful within
 
 Weights = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -29,8 +31,9 @@ class Lowering:
     masked values: a `mask` once for each value that they need.
     """
 
-    def __init__(self, layers: Layers, ranges: Mapping[str, Range], formats: Formats, reveal: str):
+    def __init__(self, layers: Layers, ranges: Mapping[str, Range], formats: Formats, reveal: str, split: int):
         self._layers, self._ranges, self._formats, self._reveal = layers, ranges, formats, reveal
+        self._split = split
         self.ops: dict[str, Op] = {}
         self.weights: Weights = {}
         self.layer_of: dict[str, str] = {}  # op name -> layer whose value it holds
@@ -49,8 +52,10 @@ class Lowering:
     # Emission.
 
     def _emit(
-        self, layer: Layer, kind: str, inputs: tuple[str, ...], fraction_bits: int, suffix: str = "", *, needs: int = 0, **attributes
+        self, layer: Layer, kind: str, inputs: tuple[str, ...], fraction_bits: int, suffix: str = "", *, needs: int = 0,
+        **attributes,
     ) -> Op:  # fmt: skip
+        """Add an operation that makes the layer's value; `needs` are the ring bits that it can't do without."""
         name = self._unique(layer.name + suffix) if suffix else layer.name
         pairs = {key: list(value) if isinstance(value, tuple) else value for key, value in attributes.items()}
         op = Op(name, kind, inputs, layer.shape, fraction_bits, pairs)
@@ -58,7 +63,7 @@ class Lowering:
         if kind in ("input", "mask") or (kind in LINEAR and self._masked.issuperset(inputs)):
             self._masked.add(name)
         self._holds[layer.name] = name
-        self._needed[name] = needs
+        self._needed[name] = max(needs, fraction_bits + 1)
         return op
 
     def _value(self, name: str) -> Op:
@@ -106,15 +111,33 @@ class Lowering:
 
     def _conv(self, layer: Layer) -> None:
         source = self._maskable(self._layers[layer.inputs[0]])
-        seen = self._ranges[layer.inputs[0]]
-        bits = self._formats.weight_bits(layer, seen)
-        total = source.fraction_bits + bits
-        self._emit(
-            layer, layer.kind, (source.name,), total, kernel=tuple(layer.weight.shape[2:]), weight_bits=bits, **layer.attributes
-        )  # fmt: skip
-        self.weights[layer.name] = encode(layer.weight, bits), encode(layer.bias, total)
+        bits, useful = self._formats.weight_bits(layer, self._ranges[layer.inputs[0]], self._ranges[layer.name])
+        if layer is self._layers.last and self._reveal != "label":
+            # Logits are as large as the rest's ring allows: their last bits aren't worth a wider one.
+            spare = max(self._needed.values()) - self._answer_bits(layer, source.fraction_bits + bits)
+            bits += max(-_ANSWER_BITS, min(0, spare))
+        elif useful - bits >= self._split:
+            return self._conv_in_two(layer, source, bits, useful)
+        self._private(layer, source, bits, layer.weight, layer.bias)
 
     _conv_transposed = _conv
+
+    def _conv_in_two(self, layer: Layer, source: Op, bits: int, useful: int) -> None:
+        """A few large weights leave too few fraction bits for the others: what rounding loses is a second convolution."""
+        coarse = torch.round(layer.weight.double() * 2**bits) / 2**bits
+        high = self._private(layer, source, bits, coarse, torch.zeros_like(layer.bias))
+        low = self._private(layer, source, useful, layer.weight.double() - coarse, layer.bias, ".fine")
+        inputs, shifts = (high.name, low.name), (useful - bits, 0)
+        self._emit(layer, "add", inputs, low.fraction_bits, ".sum", shifts=shifts)
+
+    def _private(self, layer: Layer, source: Op, bits: int, weight: torch.Tensor, bias: torch.Tensor, suffix: str = "") -> Op:
+        total = source.fraction_bits + bits
+        op = self._emit(
+            layer, layer.kind, (source.name,), total, suffix, kernel=tuple(weight.shape[2:]), weight_bits=bits,
+            **layer.attributes,
+        )  # fmt: skip
+        self.weights[op.name] = encode(weight, bits), encode(bias, total)
+        return op
 
     def _relu(self, layer: Layer) -> None:
         before = self._layers[layer.inputs[0]]
@@ -189,12 +212,16 @@ class Lowering:
             if shape[2] < 2:
                 raise KitError(f"{last.name}: a label is the largest of two or more classes, and this answer has one channel.")
             op = self._narrow(last, self._fraction(last, half=True), half=True)
-        needs = self._formats.integer_bits(self._ranges[last.name].largest, op.fraction_bits)
-        needs += self._reveal == "probabilities"  # what is known is differences, twice as large
+        needs = self._answer_bits(last, op.fraction_bits)
         name = self._unique("output")
         shape, bits = ((*shape[:2], 1), 0) if self._reveal == "label" else (shape, op.fraction_bits)
         self.ops[name] = Op(name, "output", (op.name,), shape, bits, {"reveal": self._reveal})
         self.layer_of[name], self._needed[name] = last.name, needs
+
+    def _answer_bits(self, last: Layer, fraction_bits: int) -> int:
+        """Ring bits that the answer needs; of probabilities only differences are known, twice as large."""
+        bits = self._formats.integer_bits(self._ranges[last.name].largest, fraction_bits)
+        return bits + (self._reveal == "probabilities")
 
     def _unique(self, name: str) -> str:
         while name in self.ops or name in self._layers:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..errors import KitError
 from ..mpc.kernels import Geometry, pair
 from .layers import Layer, Layers
 

@@ -39,9 +39,20 @@ def trace(network: nn.Module, images: torch.Tensor) -> Layers:
             f"torch.fx can't trace {type(network).__name__}: {str(error).splitlines()[0] if str(error) else error!r} "
             "A network's forward may not depend on pixels' values: write it without if, for or while over them."
         ) from error
+    needed = [node.name for node in graph.graph.find_nodes(op="placeholder") if not node.args]
+    if len(needed) != 1:
+        raise KitError(
+            f"{type(network).__name__} takes {', '.join(needed)}; encrypted inference carries one image to one answer."
+        )
     with torch.no_grad():
         reader = _Reader(graph)
-        reader.run(images)
+        try:
+            reader.run(images)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise KitError(
+                f"{type(network).__name__} fails on images {list(images.shape)}: {str(error).splitlines()[0]} "
+                "Give it calibration images of the size and channels that it was trained for."
+            ) from error
     return reader.layers
 
 
@@ -60,8 +71,8 @@ class _Reader(fx.Interpreter):
         value = super().run_node(node)
         if node.op == "placeholder":
             if self.read:
-                raise KitError(f"The network takes one image; its forward has another argument {node.name!r} too.")
-            batch, channels, height, width = value.shape
+                return value  # an argument's default
+            _, channels, height, width = value.shape
             self.read[node] = self.layers.add(Layer(node.name, "input", (), (height, width, channels)))
         elif any(given in self.read for given in node.all_input_nodes):
             self._read(node, value)
