@@ -1,7 +1,22 @@
-"""Encrypted inference: a private model on a private image, of which only the data owner learns the answer."""
+"""Encrypted inference: a private model on a private image, of which only the data owner learns the answer.
 
-from .clear import ClearRun, run_clear
-from .compile import CompiledModel, compile_private
-from .encoding import decode_outputs, encode_images
+What compiles a network comes with torch, and is imported when it's first asked for: a crypto provider needs none of it.
+"""
 
-__all__ = ["ClearRun", "CompiledModel", "compile_private", "decode_outputs", "encode_images", "run_clear"]
+from importlib import import_module
+
+_FROM = {
+    "ClearRun": "clear",
+    "run_clear": "clear",
+    "CompiledModel": "compile",
+    "compile_private": "compile",
+    "decode_outputs": "encoding",
+    "encode_images": "encoding",
+}
+__all__ = sorted(_FROM)
+
+
+def __getattr__(name: str):
+    if name not in _FROM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_FROM[name]}", __name__), name)
