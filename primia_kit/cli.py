@@ -1,4 +1,4 @@
-"""The command `primia`: notebooks as batches, films without their patients."""
+"""The command `primia`: notebooks as batches, films without their patients, parties of an encrypted inference."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import __version__
 from .errors import KitError
+from .party_commands import add_commands
 
 _RUN_HELP = """\
 Execute a notebook with papermill and keep what came of it in RUNS/<id>/:
@@ -129,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         help="look for writing in the pixels with the extra `ocr` (auto: if it is installed)",
     )
     deidentify.set_defaults(command=_deidentify)
+    add_commands(commands, plain)
     return parser
 
 

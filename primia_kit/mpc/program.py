@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -81,11 +82,14 @@ class Program:
 
     bits: k, of the ring Z_2^k that shares are in, from 23 to 52
     classes: what the output's channels stand for
+    pixel_mean, pixel_std: the data owner encodes (pixel - pixel_mean) / pixel_std, in clear and before any padding
     """
 
     bits: int
     ops: tuple[Op, ...]
     classes: tuple[str, ...] = ()
+    pixel_mean: float = 0.0
+    pixel_std: float = 1.0
 
     def __post_init__(self):
         """Checks that a peer's program can be run: names, kinds, attributes, masked inputs. Raises KitError."""
@@ -114,7 +118,7 @@ class Program:
         try:
             raw = json.loads(text)
             ops = tuple(Op(**{**op, "inputs": tuple(op["inputs"]), "shape": tuple(op["shape"])}) for op in raw["ops"])
-            return cls(raw["bits"], ops, tuple(raw["classes"]))
+            return cls(raw["bits"], ops, tuple(raw["classes"]), float(raw["pixel_mean"]), float(raw["pixel_std"]))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise KitError(f"This is no program of an encrypted inference: {error}.") from error
 
@@ -123,6 +127,8 @@ def check(program: Program) -> None:
     """Raises KitError for a program that no party should begin to run."""
     if not 23 <= program.bits <= 52:
         raise KitError(f"A program's ring has 23 to 52 bits, not {program.bits}.")
+    if not (math.isfinite(program.pixel_mean) and 0 < program.pixel_std < math.inf):
+        raise KitError(f"Pixels can't be normalised by mean {program.pixel_mean} and deviation {program.pixel_std}.")
     if not program.ops or program.ops[0].kind != "input" or program.ops[-1].kind != "output":
         raise KitError("A program begins with its input and ends with its output.")
     masked, seen = program.masked, {}

@@ -26,8 +26,12 @@ def mask_value(z: np.ndarray, tuples: LiftTuples, shift: int, party: int) -> np.
     """
     if not 0 <= shift <= 64 - WINDOW:
         raise KitError(f"A shift by {shift} bits leaves no window of {WINDOW} bits: choose 0 to {64 - WINDOW}.")
-    add = ((1 << WINDOW - 2) + (shift > 0)) if party == 0 else 0  # the 1 makes up for what two floors lose on average
-    return _run("mask_value", np.uint32, tuples, (z,), ("masks",), (shift, add))
+    return _run("mask_value", np.uint32, tuples, (z,), ("masks",), (shift, value_offset(shift, party)))
+
+
+def value_offset(shift: int, party: int) -> int:
+    """What `mask_value` adds: party 0's 2^20, and 1 that makes up for what two floors lose on average."""
+    return ((1 << WINDOW - 2) + (shift > 0)) if party == 0 else 0
 
 
 def open_value(share: np.ndarray, other: np.ndarray) -> np.ndarray:

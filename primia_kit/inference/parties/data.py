@@ -1,0 +1,282 @@
+"""The data owner: has the images, and alone learns the answers. The steps stand in `model` and `provider`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import KitError
+from ...mpc.program import Program
+from ...mpc.ring import Ring
+from ..certificates import Credentials
+from ..encoding import encode_images
+from ..store import Store, write_private
+from . import messages
+from .channel import Channel, Message
+from .engine import Engine, kit_engine, largest_message, size_of_delta
+from .provider import PROGRAM_LIMIT
+from .run import Inference
+from .tls import connect
+
+SEEDS_LIMIT = 64 << 20
+
+
+class Session:
+    """A data owner's connections to a model owner and a provider: `connect` makes one.
+
+    Args:
+        model: the channel to the model owner.
+        provider: the channel to the provider; None if what was dealt before is enough.
+        folder: this party's own: seeds dealt to it, and δ of models that it knows.
+        sha256: the program that is expected; None takes the one that the model owner names.
+        wrap: what the engine's messages go through, e.g. a `ThrottledChannel`.
+
+    Attributes:
+        program: the public program
+        budget: images that may still be asked about, when the session began; -1 for no limit
+        open: whether inferences can be run; any that stops half-way closes the session
+
+    Raises: KitError if the program isn't the expected one, or a peer breaks the protocol.
+    """
+
+    def __init__(
+        self,
+        model: Channel,
+        provider: Channel | None,
+        folder: str | Path,
+        *,
+        sha256: str | None = None,
+        engine: Engine | None = None,
+        wrap: Callable[[Channel], Any] = lambda channel: channel,
+    ):
+        self._model, self._provider, self._folder, self._wrap = model, provider, Path(folder), wrap
+        self._ready: tuple[str, int, Any] | None = None
+        self.open, self._store = True, None
+        try:
+            messages.greet(model)
+            messages.send(model, "describe")
+            found = messages.receive(model, "description")
+            self.budget, self._model_id, self._sha256 = found["budget"], found["model"], found["sha256"]
+            if sha256 is not None and sha256 != self._sha256:
+                raise KitError(
+                    f"The model owner's program has the SHA-256 {self._sha256}, not {sha256} as expected: ask which is right."
+                )
+            self._store = Store(self._folder / "seeds", SEEDS_LIMIT)
+            self.program, delta = self._known() or self._learn()
+            self._owner = (engine or kit_engine()).DataOwner(self.program, delta)
+            for id, meta in self._store.ready().items():
+                if meta["model"] != self._model_id:  # dealt for other weights
+                    self._store.discard(id)
+            if provider is not None:
+                messages.greet(provider)
+        except BaseException as error:
+            self.close(str(error) if isinstance(error, KitError) else "")
+            raise
+
+    @property
+    def transcript(self) -> list[Message]:
+        """What this party sent and received: first with the provider, then with the model owner, in order."""
+        return (self._provider.transcript if self._provider else []) + self._model.transcript
+
+    def stock(self, count: int, batch: int = 1) -> None:
+        """Have the provider deal for `count` inferences of `batch` images each, ahead of time.
+
+        Raises: KitError if there's no provider, or it refuses.
+        """
+        if self._provider is None:
+            raise KitError("This session has no provider: connect with one, or use what was dealt before.")
+        self._check_open()
+        with self._or_close():
+            for start in range(0, count, messages.MAX_COUNT):
+                self._stock(min(messages.MAX_COUNT, count - start), batch)
+
+    def _stock(self, count: int, batch: int) -> None:
+        messages.send(self._provider, "deal", model=self._model_id, sha256=self._sha256, batch=batch, count=count)
+        found = messages.receive(self._provider, "dealt")
+        if not len(found["ids"]) == len(found["seeds"]) == count:
+            raise KitError(f"The provider dealt {len(found['ids'])} inferences where {count} were asked for.")
+        for id, seed in zip(found["ids"], found["seeds"], strict=True):
+            self._store.put(bytes.fromhex(id), {"model": self._model_id, "batch": batch}, bytes.fromhex(seed))
+
+    def prepare(self, batch: int = 1, patience: float = 120.0) -> None:
+        """Do all that needs no image: take an id (used from here on), and compute this party's share of each layer.
+
+        Args:
+            batch: images of the coming inference.
+            patience: seconds in which the model owner may still fetch its half.
+
+        Raises: KitError if nothing dealt is left at both, the budget is spent, or a peer is gone.
+        """
+        self._check_open()
+        if self._ready is not None and self._ready[1] == batch:
+            return
+        end = time.monotonic() + patience
+        while not (common := self._common(batch)):
+            if not any(meta["batch"] == batch for meta in self._store.ready().values()):
+                self.stock(1, batch)
+            elif time.monotonic() > end:
+                raise KitError(f"The model owner has fetched nothing in {patience:g} s: does it reach the provider?")
+            time.sleep(0.05)
+        with self._or_close():
+            _, seed = self._store.take(bytes.fromhex(common))
+            messages.send(self._model, "prepare", id=common)
+            prepared = self._owner.prepare(bytes(seed), batch)
+            messages.receive(self._model, "prepared")
+        self._ready = common, batch, prepared
+
+    def run(self, images, views: bool = False) -> Inference:
+        """Begin an inference; iterate over what is returned for a `LayerEvent` a layer, then read its `answer`.
+
+        Args:
+            images: [C, H, W] or [N, C, H, W], pixels as the model was compiled for (`encode_images` normalises them);
+                or uint64 ring elements [N, H, W, C].
+            views: whether events hold this party's own view; a copy of every share costs time.
+
+        Returns: the inference, which hasn't sent anything yet.
+        Raises: KitError for another shape, numbers that don't fit, or what `prepare` raises.
+        """
+        words = self.encode(images)
+        self.prepare(len(words))
+        (id, batch, prepared), self._ready = self._ready, None
+
+        def infer(channel, on_op):
+            with self._model.allowing(data=largest_message(self._owner, batch)):
+                messages.send(self._model, "start", id=id)
+                outputs = self._owner.infer(prepared, words, self._wrap(channel), on_op=on_op)
+            messages.receive(self._model, "done")
+            return outputs
+
+        return Inference(self._model, len(self.program.ops), infer, self.close, views)
+
+    def infer(self, images) -> np.ndarray:
+        """The answer, without looking at layers. Raises: as `run`."""
+        inference = self.run(images)
+        for _ in inference:
+            pass
+        return inference.answer
+
+    def encode(self, images) -> np.ndarray:
+        """uint64 [N, H, W, C] ring elements. Raises: KitError for another shape, or numbers that don't fit."""
+        images = np.asarray(images)
+        if images.dtype != np.uint64:
+            words = encode_images(self.program, images[None] if images.ndim == 3 else images)
+        elif images.ndim == 4 and images.shape[1:] == tuple(self.program.ops[0].shape):
+            words = Ring(self.program.bits).reduce(np.ascontiguousarray(images))
+        else:
+            raise KitError(f"Ring elements are [N, {', '.join(map(str, self.program.ops[0].shape))}], not {list(images.shape)}.")
+        if not 1 <= len(words) <= messages.MAX_BATCH:
+            raise KitError(f"One inference takes 1 to {messages.MAX_BATCH} images, not {len(words)}.")
+        return words
+
+    def close(self, why: str = "") -> None:
+        """End the session; with a reason, the peers are told that it ends before its time."""
+        self.open = False
+        for channel in (self._model, self._provider):
+            if channel is not None:
+                channel.abort("The data owner has ended the session.") if why else channel.close()
+        if self._store is not None:
+            self._store.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _or_close(self):
+        """A talk that breaks off closes the session: nobody knows any more whose turn it is."""
+        try:
+            yield
+        except BaseException as error:
+            self.close(str(error) if isinstance(error, KitError) else "interrupted")
+            raise
+
+    def _check_open(self) -> None:
+        if not self.open:
+            raise KitError("This session has ended: connect again. Ids that were begun stay used.")
+
+    def _common(self, batch: int) -> str | None:
+        """An id that both have, dealt for this batch."""
+        with self._or_close():
+            messages.send(self._model, "list", batch=batch)
+            there = messages.receive(self._model, "ids")["ids"]
+        mine = {id.hex() for id, meta in self._store.ready().items() if meta["batch"] == batch}
+        return next((id for id in there if id in mine), None)
+
+    def _known(self) -> tuple[Program, bytes] | None:
+        """Program and δ of a model that this party met before."""
+        place = self._folder / "models" / self._model_id
+        try:
+            program = Program.from_json((place / "program.json").read_text())
+            delta, digest = (place / "delta").read_bytes(), json.loads((place / "digest").read_text())
+        except (OSError, ValueError, KitError):
+            return None
+        whole = program.sha256 == self._sha256 and hashlib.sha256(delta).hexdigest() == digest
+        return (program, delta) if whole else None
+
+    def _learn(self) -> tuple[Program, bytes]:
+        """Program and δ from the model owner, kept for the next time."""
+        text = self._content("get_program", PROGRAM_LIMIT)
+        try:
+            program = Program.from_json(text.decode())
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise KitError("The model owner's program isn't text in UTF-8.") from error
+        if program.sha256 != self._sha256:
+            raise KitError(f"The model owner sent a program with the SHA-256 {program.sha256}, but named {self._sha256}.")
+        delta = self._content("get_delta", size_of_delta(program))
+        place = self._folder / "models" / self._model_id
+        if place.parent.exists():  # models of before: this owner has one at a time, and δ is large
+            shutil.rmtree(place.parent)
+        write_private(place / "program.json", program.to_json().encode())
+        write_private(place / "delta", delta)
+        write_private(place / "digest", json.dumps(hashlib.sha256(delta).hexdigest()).encode())
+        return program, delta
+
+    def _content(self, call: str, limit: int) -> bytes:
+        messages.send(self._model, call)
+        with self._model.allowing(bytes=limit):
+            size = messages.receive(self._model, "content")["bytes"]
+            if size > limit:
+                raise KitError(f"The model owner announced {size} bytes for {call!r}; at most {limit} fit its program.")
+            return bytes(self._model.receive_bytes(size, call.removeprefix("get_")))
+
+
+def open_session(
+    model: str,
+    provider: str | None,
+    certificates: str | Path,
+    folder: str | Path,
+    *,
+    sha256: str | None = None,
+    timeout: float = 60.0,
+    patience: float = 0.0,
+    engine: Engine | None = None,
+) -> Session:
+    """Connect a data owner to its peers over TLS.
+
+    Args:
+        model, provider: "HOST:PORT"; the provider may be None if enough was dealt before.
+        certificates: the data owner's folder of `primia certificates`.
+        folder, sha256: as `Session`.
+        timeout: seconds that any wait for a message may last.
+        patience: seconds in which refused connections are tried again.
+
+    Raises: KitError if a peer doesn't answer, isn't who it should be, or runs another program.
+    """
+    mine = Credentials(certificates, "data")
+    to_model = connect(model, mine, "model", timeout, patience)
+    try:
+        to_provider = connect(provider, mine, "provider", timeout, patience) if provider else None
+    except KitError:
+        to_model.close()
+        raise
+    return Session(to_model, to_provider, folder, sha256=sha256, engine=engine)

@@ -1,0 +1,197 @@
+"""The crypto provider: deals correlated randomness ahead of time, and sees neither image nor model.
+
+Set-up, with the model owner (M), once for a model:
+
+    1. M -> P   register: the model's id, the program and its SHA-256, the seed of the mask b of the weights
+    2. P -> M   registered: P has recomputed the SHA-256, and keeps program and seed (mode 0600)
+
+Dealing, asked for by a data owner (D), before there is an image:
+
+    1. D -> P   deal: model, SHA-256, batch, count. P refuses if its program has another SHA-256
+    2. P        for each inference a random id of 16 bytes, data_seed and model_seed from the operating system's
+                generator; keeps (id, data_seed, model_seed) until M has fetched its half
+    3. P -> D   dealt: ids and data_seeds, to D alone, which are in no other message
+    4. M -> P   fetch, when M has room; P answers `nothing` after a while if there's nothing
+    5. P        takes the id out of its store (used for ever), computes M's half
+    6. P -> M   material: id, batch, D's certificate, model_seed, and the dealt bytes, to M alone
+
+Each half leaves once. If a message of 3 or 6 is lost with a connection, its ids are lost too: nothing is dealt again.
+P forgets data_seed and model_seed in step 5. P with D together would learn the model, P with M together every image.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import KitError
+from ...mpc.program import Program
+from ..certificates import Peer
+from ..store import ID_BYTES, Store, write_private
+from . import messages
+from .channel import Channel, Refusal
+from .engine import Engine, kit_engine
+
+SEED_BYTES = 32
+PROGRAM_LIMIT = 16 << 20
+PENDING = 256  # inferences that one data owner may have waiting for the model owner
+FETCH_SECONDS = 2.0
+IDLE_SECONDS = 600.0
+
+
+class ProviderService:
+    """Serves any number of connections, each in a thread: `serve(channel)`.
+
+    Args:
+        folder: models, and the seeds of what a model owner hasn't fetched yet.
+        limit: bytes that those seeds may take (about 200 each).
+        engine: the kit's own by default.
+        tell: called with a sentence when something of note has happened.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        limit: int = 16 << 20,
+        engine: Engine | None = None,
+        tell: Callable[[str], None] = print,
+    ):
+        self.folder, self._engine, self._tell = Path(folder), engine or kit_engine(), tell
+        self.store = Store(self.folder / "seeds", limit)
+        self._models = self.folder / "models"
+        self._dealing, self._news = threading.Lock(), threading.Condition()
+        self._dealers: dict[str, Any] = {}
+
+    def serve(self, channel: Channel) -> None:
+        """Answer one party until it hangs up. Raises: KitError if it ends in trouble."""
+        calls = {
+            "model": {
+                "register": lambda message: self._register(channel, message),
+                "fetch": lambda message: self._fetch(channel, message),
+            },
+            "data": {"deal": lambda message: self._deal(channel, message)},
+        }.get(channel.peer.role)
+        if calls is None:
+            channel.abort("A crypto provider serves a model owner and data owners.")
+            raise Refusal(f"{channel.peer} has no business here.")
+        messages.serve(channel, calls, IDLE_SECONDS)
+
+    def close(self) -> None:
+        self.store.close()
+
+    # -- the model owner's calls
+
+    def _register(self, channel: Channel, message: dict) -> None:
+        if message["bytes"] > PROGRAM_LIMIT:
+            raise Refusal(f"A program of {message['bytes']} bytes is too large: at most {PROGRAM_LIMIT} are read.")
+        with channel.allowing(bytes=PROGRAM_LIMIT):
+            text = bytes(channel.receive_bytes(message["bytes"], "program"))
+        program = _program_of(text)
+        if program.sha256 != message["sha256"]:
+            raise Refusal(f"The program's SHA-256 is {program.sha256}, not {message['sha256']} as announced.")
+        record = {
+            "owner": channel.peer.fingerprint,
+            "model": message["model"],
+            "mask_seed": message["mask_seed"],
+            "program": program.to_json(),
+        }
+        with self._dealing:
+            known = self._record(message["model"])
+            if known and known != record:
+                raise Refusal("This model's id stands for another program, mask or owner: take a new id for a new model.")
+            for old in self._records_of(channel.peer):
+                if old["model"] != message["model"]:
+                    self._forget(old["model"])
+            if not known:
+                write_private(self._models / message["model"], json.dumps(record).encode())
+                self._tell(f"Registered a model of {len(program.ops)} operations for {channel.peer}.")
+        messages.send(channel, "registered")
+
+    def _fetch(self, channel: Channel, message: dict) -> None:
+        record = self._record(message["model"])
+        if not record or record["owner"] != channel.peer.fingerprint:
+            raise Refusal("This model isn't registered: register it first.")
+        end = time.monotonic() + FETCH_SECONDS
+        while not (pending := self._pending(message["model"])):
+            left = end - time.monotonic()
+            if left <= 0:
+                return messages.send(channel, "nothing", needed=0)
+            with self._news:
+                self._news.wait(min(left, 0.5))
+        id, meta = pending[0]
+        with self._dealing:
+            dealer = self._dealer(record)
+            size = dealer.size(meta["batch"])
+            if size > message["room"]:
+                return messages.send(channel, "nothing", needed=size)
+            _, seeds = self.store.take(id)
+            data_seed, model_seed = bytes(seeds[:SEED_BYTES]), bytes(seeds[SEED_BYTES:])
+            dealt = dealer.deal(data_seed, model_seed, meta["batch"], out=np.empty(size, np.uint8))
+        half = {"id": id.hex(), "batch": meta["batch"], "data_owner": meta["data_owner"], "seed": model_seed.hex()}
+        messages.send(channel, "material", **half, bytes=len(dealt))
+        channel.send_bytes(dealt, "dealt")
+
+    # -- the data owner's call
+
+    def _deal(self, channel: Channel, message: dict) -> None:
+        record = self._record(message["model"])
+        if not record:
+            raise Refusal("This model isn't registered: the model owner must connect to the provider first.")
+        sha256 = Program.from_json(record["program"]).sha256
+        if sha256 != message["sha256"]:
+            raise Refusal(f"The provider's program of this model has the SHA-256 {sha256}, not {message['sha256']}.")
+        waiting = sum(meta["data_owner"] == channel.peer.fingerprint for meta in self.store.ready().values())
+        if waiting + message["count"] > PENDING:
+            raise Refusal(f"{waiting} inferences wait for the model owner to fetch them; at most {PENDING} may.")
+        ids, seeds = [], []
+        meta = {"model": message["model"], "batch": message["batch"], "data_owner": channel.peer.fingerprint}
+        for _ in range(message["count"]):
+            id, data_seed = secrets.token_bytes(ID_BYTES), secrets.token_bytes(SEED_BYTES)
+            self.store.put(id, meta, data_seed, secrets.token_bytes(SEED_BYTES))
+            ids.append(id.hex())
+            seeds.append(data_seed.hex())
+        messages.send(channel, "dealt", ids=ids, seeds=seeds)
+        with self._news:
+            self._news.notify_all()
+
+    # -- what is kept
+
+    def _pending(self, model: str) -> list[tuple[bytes, Any]]:
+        return [(id, meta) for id, meta in self.store.ready().items() if meta["model"] == model]
+
+    def _record(self, model: str) -> dict | None:
+        path = self._models / model
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _records_of(self, owner: Peer) -> list[dict]:
+        records = [json.loads(path.read_text()) for path in self._models.glob("[0-9a-f]*")]
+        return [record for record in records if record["owner"] == owner.fingerprint]
+
+    def _forget(self, model: str) -> None:
+        """A model owner has one model at a time; what was dealt for an older one serves nobody."""
+        for id, _ in self._pending(model):
+            self.store.discard(id)
+        (self._models / model).unlink(missing_ok=True)
+        self._dealers.pop(model, None)
+
+    def _dealer(self, record: dict):
+        if record["model"] not in self._dealers:
+            program = Program.from_json(record["program"])
+            self._dealers[record["model"]] = self._engine.Provider(program, bytes.fromhex(record["mask_seed"]))
+        return self._dealers[record["model"]]
+
+
+def _program_of(text: bytes) -> Program:
+    try:
+        return Program.from_json(text.decode())
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise Refusal("The program isn't text in UTF-8.") from error
+    except KitError as error:
+        raise Refusal(str(error)) from error

@@ -1,0 +1,357 @@
+"""Compiled networks compute what torch does, in few bits and comparisons; what can't be carried is refused in a sentence."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from primia_kit.errors import KitError
+from primia_kit.inference import compile_private, decode_outputs, encode_images, run_clear
+from primia_kit.inference.folding import fold
+from primia_kit.inference.tracing import trace
+from primia_kit.models import ARCHITECTURES, ModelSpec, TrainedModel
+from primia_kit.mpc.costs import costs, total
+from primia_kit.mpc.program import PRIVATE, Program
+
+from .test_compile_operators import Net, compiled, kinds
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def warmed(name, norm, pool, side, images=8, **options):
+    """A network with random weights whose running statistics aren't the trivial ones, and images."""
+    torch.manual_seed(0)
+    network = ARCHITECTURES[name](3, norm, pool, **options)
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(images, 1, side, side))
+    return network.eval(), torch.randn(images, 1, side, side)
+
+
+# name, norm, pool, side, largest error of a logit with truncations as shares draw them
+NETWORKS = [
+    ("resnet9", "batch", "max", 32, 1e-3), ("resnet9", "none", "avg", 32, 1e-3),
+    ("resnet18", "batch", "max", 64, 1e-3), ("resnet18", "batch", "avg", 64, 1e-3),
+    ("resnet34", "batch", "max", 32, 1e-3), ("resnet50", "batch", "max", 32, 1e-3),
+    ("densenet121", "batch", "max", 32, 1e-3), ("densenet121", "none", "avg", 32, 1e-3),
+    ("mobilenet_v2", "batch", "max", 32, 1e-3), ("mobilenet_v2", "none", "max", 32, 1e-3),
+    ("efficientnet_lite0", "batch", "max", 32, 1e-3), ("unet", "batch", "max", 32, 3e-3), ("unet", "none", "avg", 32, 3e-3),
+    ("small_cnn", "none", "max", 28, 1e-3), ("small_cnn", "batch", "avg", 32, 1e-3),
+]  # fmt: skip
+
+
+def compare(name, norm, pool, side, close, **options):
+    network, images = warmed(name, norm, pool, side, **options)
+    model = compile_private(network, images)
+    assert model.program.bits <= 43
+    with torch.no_grad():
+        logits = network(images).numpy()
+    run = run_clear(model.program, model.weights, images, rounding=np.random.default_rng(0))
+    np.testing.assert_allclose(run.outputs, logits, rtol=0, atol=close)
+    assert np.abs(logits).max() > 20 * close
+    assert min(model.headroom.values()) >= 2 and max(run.used.values()) <= 0.5 + 1e-3
+    return model
+
+
+@pytest.mark.parametrize(("name", "norm", "pool", "side", "close"), NETWORKS)
+def test_every_network_of_the_kit(name, norm, pool, side, close):
+    model = compare(name, norm, pool, side, close, **({"width": 8} if name == "unet" else {}))
+    again = Program.from_json(model.program.to_json())
+    assert again == model.program and again.sha256 == model.program.sha256
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear"])
+def test_unet_with_interpolation(upsampling):
+    compare("unet", "batch", "max", 32, 3e-3, width=8, upsampling=upsampling)
+
+
+@pytest.mark.slow
+def test_vgg16():
+    compare("vgg16", "batch", "max", 32, 3e-4, images=4)
+
+
+def test_folding_changes_no_number():
+    for name, norm, pool in (
+        ("resnet9", "batch", "avg"),
+        ("densenet121", "batch", "max"),
+        ("efficientnet_lite0", "batch", "max"),
+    ):
+        network, images = warmed(name, norm, pool, 32, images=4)
+        layers = trace(network, images[:2])
+        fold(layers)
+        assert not any(layer.kind in ("affine", "pad") for layer in layers.values())
+        with torch.no_grad():
+            assert torch.allclose(layers.run(images)[:, :, 0, 0], network(images), rtol=1e-3, atol=1e-5), name
+
+
+def test_batchnorm_without_training_is_folded_too():
+    model = compare("resnet9", "batch", "max", 32, 1e-3)
+    assert sum(op.kind == "conv" for op in model.program.ops) == 12 + 1  # nine, three of shortcuts, the head
+
+
+def test_an_activation_comes_after_its_max_pool():
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1))
+    model, _ = compiled(network, 1, 10, 10)
+    assert kinds(model) == ["input", "conv", "truncate", "max_pool", "relu", "mask", "conv", "output"]
+    by_name = {cost.name: cost.comparisons for cost in costs(model.program)}
+    assert by_name["2"] == 8 * 4 * 4 + 4 * 4 * 4 and by_name["1"] == 64  # half of the rows, then of the columns
+
+
+def test_resnet18_at_224_compares_as_often_as_the_design_says():
+    network = ARCHITECTURES["resnet18"](3).eval()
+    model = compile_private(network, torch.randn(1, 1, 224, 224))
+    whole = total(costs(model.program))
+    assert 2.85e6 < whole.comparisons < 2.95e6
+    assert model.program.bits <= 40 and 17e6 < whole.to_model < 25e6 and 10e6 < whole.to_data < 17e6
+
+
+def test_a_residual_is_truncated_once():
+    network = Net(lambda s, x: F.relu(s.b(F.relu(s.a(x))) + x), a=nn.Conv2d(2, 2, 3, padding=1), b=nn.Conv2d(2, 2, 3, padding=1))
+    model, _ = compiled(network, 2, 6, 6)
+    assert kinds(model) == ["input", "conv", "relu", "mask", "conv", "add", "relu", "output"]
+    add, conv = (next(op for op in model.program.ops if op.kind == kind) for kind in ("add", "conv"))
+    assert list(add.attributes["shifts"]) == [0, add.fraction_bits - model.program.ops[0].fraction_bits]
+    assert conv.fraction_bits == conv.attributes["weight_bits"] + 13
+
+
+def test_a_value_is_masked_once_for_all_its_readers():
+    heads = {name: nn.Conv2d(2, 2, 1) for name in "abc"}
+    network = Net(lambda s, x: (lambda y: s.a(y) + s.b(y) + s.c(y))(F.relu(s.stem(x))), stem=nn.Conv2d(1, 2, 3), **heads)
+    model, _ = compiled(network, 1, 6, 6)
+    assert kinds(model).count("mask") == 1 and kinds(model).count("truncate") == 0
+
+
+def test_divisors_of_average_pools():
+    conv, pool, head = nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Linear(4, 2)
+    model, _ = compiled(nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), head), 1, 8, 8)  # into the weights of the head
+    assert kinds(model) == ["input", "conv", "relu", "sum_pool", "mask", "conv", "output"]
+    model, _ = compiled(nn.Sequential(conv, nn.ReLU(), nn.AvgPool2d(3)), 1, 8, 8)  # into the convolution before it
+    assert kinds(model) == ["input", "conv", "relu", "sum_pool", "output"]
+    model, _ = compiled(nn.Sequential(conv, nn.ReLU6(), nn.AvgPool2d(2)), 1, 8, 8)  # the point moves by two bits
+    assert model.program.ops[-2].attributes == {"factor": 1, "bits": 2}
+    model, _ = compiled(nn.Sequential(conv, nn.ReLU6(), nn.AvgPool2d(3)), 1, 8, 8)  # a clipped value can't be scaled before
+    assert model.program.ops[-2].attributes["factor"] == round(2 ** model.program.ops[-2].attributes["bits"] / 9)
+
+
+# Formats and ranges.
+
+
+def test_weights_are_short_and_no_wider_than_useful():
+    network, images = warmed("resnet9", "batch", "max", 32)
+    model = compile_private(network, images)
+    for op in model.program.ops:
+        assert (op.kind in PRIVATE) == (op.name in model.weights)
+        if op.kind in PRIVATE:
+            weights, bias = model.weights[op.name]
+            assert weights.dtype == bias.dtype == np.int64 and np.abs(weights).max() < 2**15
+            assert np.abs(weights).max() >= 2**9 and bias.shape == (op.shape[2],)
+    assert compile_private(network, images, precision=11).program.bits < model.program.bits
+
+
+def test_larger_values_get_fewer_fraction_bits():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    images = torch.randn(4, 1, 8, 8)
+    for factor, margin in ((1, 2), (100, 2), (100, 8), (3000, 2)):
+        with torch.no_grad():
+            top = network[0](images * factor).abs().max().item()
+        model = compile_private(network, images * factor, margin=margin)
+        relu = model.program.ops[-2]
+        most = np.floor(np.log2(2**20 / (margin * top)))
+        assert relu.fraction_bits == min(13, most)
+        assert model.headroom[relu.name] == pytest.approx(2 ** (20 - relu.fraction_bits) / top)
+        assert run_clear(model.program, model.weights, images * factor).outputs.shape == (4, 2, 6, 6)
+
+
+def test_values_that_are_compared_with_each_other_keep_to_half_the_window():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2))
+    images = 200 * torch.randn(4, 1, 8, 8)
+    model = compile_private(network, images, margin=1)
+    run = run_clear(model.program, model.weights, images)
+    assert 0.5 < run.used["1"] <= 1 and 0.25 < run.used["0.truncate"] <= 0.5
+
+
+def test_values_outside_their_window_are_told():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU6())
+    images = 30 * torch.randn(4, 1, 8, 8)
+    model = compile_private(network, images)
+    run_clear(model.program, model.weights, images)
+    with pytest.raises(KitError, match=r"^[13]: values reach .* larger margin"):
+        run_clear(model.program, model.weights, 16 * images)
+    run = run_clear(model.program, model.weights, 16 * images, strict=False)
+    assert run.overflows["1"] > 0 and max(run.used.values()) > 1
+
+
+def test_truncation_draws_as_shares_do():
+    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU())
+    nn.init.constant_(network[0].weight, 0.75)
+    images = torch.full((1, 1, 100, 100), 3 * 2.0**-13)  # times 0.75: 2.25 of the last bit
+    model = compile_private(network, images)
+    floor = run_clear(model.program, model.weights, images).outputs * 2**13
+    drawn = run_clear(model.program, model.weights, images, rounding=np.random.default_rng(0)).outputs * 2**13
+    above = 2.0 ** -model.program.ops[-2].attributes["shift"]
+    assert (floor == 2).all() and set(np.unique(drawn)) == {2, 3} and abs(drawn.mean() - 2.25 - above) < 0.03
+
+
+# Ends.
+
+
+def trained(**changes):
+    spec = ModelSpec(**{
+        "architecture": "resnet9", "classes": ("a", "b", "c"), "norm": "batch", "pool": "max", "size": 32, "geometry": "pad",
+        "pixel_mean": 0.4, "pixel_std": 0.2, **changes,
+    })  # fmt: skip
+    network, _ = warmed("resnet9", "batch", "max", 32)
+    return TrainedModel(spec, network.state_dict())
+
+
+def test_a_trained_model_is_fed_pixels():
+    model, pixels = trained(), torch.rand(8, 1, 32, 32)
+    done = compile_private(model, pixels)
+    assert done.program.classes == ("a", "b", "c") and (done.program.pixel_mean, done.program.pixel_std) == (0.4, 0.2)
+    assert Program.from_json(done.program.to_json()) == done.program
+    with torch.no_grad():
+        logits = model.network()(model.spec.normalise(pixels)).numpy()
+    assert np.abs(run_clear(done.program, done.weights, pixels).outputs - logits).max() < 2e-3
+
+
+def test_what_is_revealed():
+    model, pixels = trained(), torch.rand(8, 1, 32, 32)
+    runs = {}
+    for reveal in ("logits", "probabilities", "label"):
+        done = compile_private(model, pixels, reveal=reveal)
+        runs[reveal] = run_clear(done.program, done.weights, pixels).outputs
+    shifted = np.exp(runs["logits"])
+    np.testing.assert_allclose(runs["probabilities"], shifted / shifted.sum(1, keepdims=True), atol=1e-3)
+    assert (runs["label"] == runs["logits"].argmax(1)).all() and runs["label"].dtype == np.int64
+
+
+def test_probabilities_ignore_a_number_added_to_all_channels():
+    done = compile_private(trained(), torch.rand(4, 1, 32, 32), reveal="probabilities")
+    words = np.array([[[[5, 9000, 1]]]], np.uint64) << np.uint64(15)
+    mask, top = np.uint64((1 << done.program.bits) - 1), np.uint64((1 << done.program.bits) - 70000)
+    np.testing.assert_array_equal(decode_outputs(done.program, words), decode_outputs(done.program, words + top & mask))
+
+
+def test_images_are_encoded_as_the_program_says():
+    done = compile_private(trained(), torch.rand(4, 1, 32, 32))
+    pixels = torch.rand(2, 1, 32, 32)
+    words = encode_images(done.program, pixels)
+    assert words.dtype == np.uint64 and words.shape == (2, 32, 32, 1) and words.max() < 1 << done.program.bits
+    assert words[1, 3, 4, 0] == round((float(pixels[1, 0, 3, 4]) - 0.4) / 0.2 * 2**13) % 2**done.program.bits
+    with pytest.raises(KitError, match=r"takes images \[N, 1, 32, 32\], not \[2, 1, 16, 16\]"):
+        encode_images(done.program, pixels[:, :, :16, :16])
+    with pytest.raises(KitError, match="normalised pixel"):
+        encode_images(done.program, pixels * float("nan"))
+
+
+def test_the_table_tells_every_operation_and_the_sums():
+    done = compile_private(trained(), torch.rand(4, 1, 32, 32))
+    lines = str(done).splitlines()
+    assert len(lines) == len(done.program.ops) + 4
+    assert all(lines[2 + i].startswith(op.name) and op.kind in lines[2 + i] for i, op in enumerate(done.program.ops))
+    whole = total(costs(done.program))
+    assert f"ring of {done.program.bits} bits" in lines[-1] and all(
+        f"{n:,}" in lines[-1] for n in (whole.comparisons, whole.to_data)
+    )
+
+
+def test_masks_and_openings_are_counted_in_bits():
+    model, _ = compiled(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU6(), nn.Conv2d(3, 2, 1)), 1, 5, 5, reveal="label")
+    ring, parts = model.program.bits, {cost.name: cost for cost in costs(model.program)}
+    assert parts["input_1"].to_model == -(-25 * ring // 8) and parts["1.mask"].to_model == -(-27 * ring // 8)
+    assert parts["1"].comparisons == 54 and parts["1"].to_model == parts["1"].to_data == -(-54 * 22 // 8) + 54 + 7
+    assert parts["2.truncate"].truncations == 18 and parts["2.truncate"].exchanges == 1
+    assert parts["output"].comparisons == 9 * 1 + 18 and parts["output"].exchanges == 7
+
+
+# Refusals.
+
+
+REFUSED = [
+    (nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4)), r"1: GroupNorm normalises by statistics .* BatchNorm2d"),
+    (nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4)), r"1: InstanceNorm2d .* BatchNorm2d"),
+    (nn.Sequential(nn.Conv2d(1, 4, 3), nn.SiLU()), r"1: SiLU .* use ReLU"),
+    (Net(lambda s, x: F.gelu(s.c(x)), c=nn.Conv2d(1, 2, 3)), r"gelu: gelu .* use ReLU"),
+    (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Softmax(1)), r"1: Softmax .* leave it out"),
+    (Net(lambda s, x: torch.sigmoid(s.c(x)), c=nn.Conv2d(1, 2, 3)), r"sigmoid .* leave it out"),
+    (Net(lambda s, x: s.c(x) * s.c(x), c=nn.Conv2d(1, 2, 3)), r"mul multiplies .* positive number"),
+    (Net(lambda s, x: s.c(x) - x, c=nn.Conv2d(1, 1, 1)), r"sub subtracts two values"),
+    (Net(lambda s, x: s.c(x) + s.c.bias.reshape(1, 2, 1, 1), c=nn.Conv2d(1, 2, 3)), r"add adds .* tensor of the model"),
+    (Net(lambda s, x: s.c(x)[:, :, 1:], c=nn.Conv2d(1, 2, 3)), r"getitem has no encrypted form. .* carries"),
+    (Net(lambda s, x: s.c(x).permute(0, 2, 3, 1), c=nn.Conv2d(1, 2, 3)), r"permute has no encrypted form"),
+    (Net(lambda s, x: s.c(x).reshape(x.shape[0], 2, 2, -1), c=nn.Conv2d(1, 2, 3)), r"reshape makes .* only flattening"),
+    (Net(lambda s, x: s.c(x).reshape(x.shape[0], 1, 2, 6, 6), c=nn.Conv2d(1, 2, 3)), r"gives 5 axes"),
+    (Net(lambda s, x: s.c(x).flatten(1), c=nn.Conv2d(1, 2, 3)), r"flattened map"),
+    (Net(lambda s, x: (x, s.c(x)), c=nn.Conv2d(1, 2, 3)), r"returns one map"),
+    (Net(lambda s, x: s.c(x).chunk(2, 1)[0], c=nn.Conv2d(1, 2, 3)), r"chunk gives tuple"),
+    (Net(lambda s, x: s.c(x) if x.sum() > 0 else x, c=nn.Conv2d(1, 2, 3)), r"can't trace .* without if"),
+    (Net(lambda s, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 2)), r"pad: zeros are padded before max_pool2d, a max_pool"),
+    (Net(lambda s, x: F.dropout(s.c(x)), c=nn.Conv2d(1, 2, 3)), r"dropout .* training=self.training"),
+    (Net(lambda s, x: s.c(x).add_(torch.randn(1)), c=nn.Conv2d(1, 2, 3)), r"add adds"),
+    (Net(lambda s, x: (lambda y: F.relu(y, inplace=True) + y)(s.c(x)), c=nn.Conv2d(1, 2, 3)), r"computes something else"),
+    (nn.Sequential(nn.MaxPool2d(3, ceil_mode=True)), r"0: max_pool2d rounds a side"),
+    (nn.Sequential(nn.MaxPool2d(2, dilation=2)), r"0: max_pool2d .* dilation=1"),
+    (nn.Sequential(nn.AvgPool2d(3, 1, 1, count_include_pad=False)), r"count_include_pad=True"),
+    (nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect")), r"0: conv2d pads .* use zeros"),
+    (nn.Sequential(nn.Upsample(scale_factor=2, mode="bicubic")), r"0: interpolate .* nearest or bilinear"),
+    (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False)), r"track_running_stats=True"),
+    (nn.Sequential(nn.Linear(8, 2)), r"0: linear is linear along the last axis .* flatten"),
+    (nn.Sequential(nn.Conv2d(3, 2, 1)), r"Sequential fails on images \[2, 1, 8, 8\].* channels"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("network", "sentence"), REFUSED, ids=[sentence[:30] for _, sentence in REFUSED])
+def test_what_has_no_encrypted_form_is_told(network, sentence):
+    with pytest.raises(KitError, match=sentence):
+        compile_private(network.eval(), torch.randn(2, 1, 8, 8))
+
+
+def test_every_group_norm_network_is_refused():
+    with pytest.raises(KitError, match=r"^bn1: GroupNorm .* use BatchNorm2d"):
+        compile_private(ARCHITECTURES["resnet9"](3, "group").eval(), torch.randn(2, 1, 32, 32))
+
+
+def test_ranges_and_options_that_fit_nothing_are_told():
+    network, images = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()).eval(), torch.randn(2, 1, 8, 8)
+    for change, sentence in (
+        ({"images": images * 1e6}, r"^input_1|^input: values reach .* fraction bits"),
+        ({"images": images * float("inf")}, r"aren't finite"),
+        ({"images": images[0]}, r"tensor \[N, C, H, W\]"),
+        ({"reveal": "logit"}, r"did you mean 'logits'"),
+        ({"margin": 0.5}, r"margin is 0.5"),
+        ({"margin": float("nan")}, r"margin is nan"),
+        ({"precision": 30}, r"precision is 30"),
+        ({"classes": ("a", "b", "c")}, r"3 classes are named, .* 2 channels"),
+    ):
+        options = {"images": images, **change}
+        with pytest.raises(KitError, match=sentence):
+            compile_private(network, options.pop("images"), **options)
+    with torch.no_grad():
+        network[0].weight.mul_(1e5)
+    with pytest.raises(KitError, match=r"^0: a weight reaches|^1: values reach"):
+        compile_private(network, images)
+    with pytest.raises(KitError, match=r"one channel"):
+        compile_private(nn.Conv2d(1, 1, 3), images, reveal="label")
+
+
+def test_clear_needs_the_weights():
+    model, images = compiled(nn.Sequential(nn.Conv2d(1, 2, 3)), 1, 6, 6)
+    with pytest.raises(KitError, match=r"No weights for 0"):
+        run_clear(model.program, {}, images)
+
+
+def test_a_program_says_how_pixels_are_normalised():
+    model, _ = compiled(nn.Sequential(nn.Conv2d(1, 2, 3)), 1, 6, 6)
+    for bad in ({"pixel_std": 0.0}, {"pixel_mean": float("nan")}):
+        raw = {**json.loads(model.program.to_json()), **bad}
+        with pytest.raises(KitError, match="normalised"):
+            Program.from_json(json.dumps(raw))
