@@ -223,6 +223,12 @@ def test_the_manifests_validation_films_come_first(hospitals, small_plan):
     assert set(a.validation.patients) == chosen and len(a.train) == len(sites[0].train)
     assert len(sites[1].validation) == 0 and 0 < len(b.validation) < len(sites[1].train)
     assert load_sites(split, small_plan)[0].validation is None
+    with pytest.raises(KitError, match=r"Site \w+ has no validation film, others have.*with_validation"):
+        pool_sites(sites)
+    held = [site.with_validation(plan) for site in sites]
+    pooled = pool_sites(held).with_validation(plan)
+    assert len(pooled.train) == sum(len(site.train) for site in held)
+    assert pooled.validation.patients == tuple(patient for site in held for patient in site.validation.patients)
 
 
 def test_training_stops_after_its_patience_and_keeps_the_best_model():

@@ -26,8 +26,20 @@ Arm = TrainedModel | Personal | Sequence[TrainedModel] | Sequence[Personal]  # a
 
 
 def pool_sites(sites: Sequence[Site], name: str = "central") -> Site:
-    """One site that holds everybody's films: what privacy rules forbid, and what federation is measured by."""
-    return Site(name, pool_films([site.train for site in sites]), pool_films([site.test for site in sites]))
+    """One site that holds everybody's films: what privacy rules forbid, and what federation is measured by.
+
+    Raises: KitError if some sites have validation films of their own and some haven't: the pooled run would set aside
+    other patients than the federated one.
+    """
+    validation = [site.validation for site in sites if site.validation is not None and len(site.validation)]
+    if validation and len(validation) < len(sites):
+        lacking = next(site.name for site in sites if site.validation is None or not len(site.validation))
+        raise KitError(
+            f"Site {lacking} has no validation film, others have: pool [site.with_validation(plan) for site in sites], "
+            "so that all runs leave out the same patients."
+        )
+    train, test = pool_films([site.train for site in sites]), pool_films([site.test for site in sites])
+    return Site(name, train, test, pool_films(validation) if validation else None)
 
 
 def predict_sites(model: TrainedModel | Personal, sites: Sequence[Site]) -> Predictions:
