@@ -51,6 +51,32 @@ def unbroken():
     return get
 
 
+class Killed(BaseException):
+    """In place of SIGKILL, between a round's sum and its checkpoint."""
+
+
+def test_a_round_that_is_made_again_gives_no_hospital_away(tmp_path, monkeypatch):
+    """Its sum may be known. A second sum over fewer hospitals, of the same updates, would be one's update less."""
+    plan, sites = replace(PLANS["fedavg"], participation=1.0), hospitals()
+
+    def kill(self):
+        if self.finished == 2:
+            raise Killed
+        save(self)
+
+    save = Federation._save
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Federation, "_save", kill)
+        federate(plan, sites, checkpoints=tmp_path)
+    again = Federation(plan, sites, checkpoints=tmp_path)
+    assert again.finished == 1
+    again.aggregator.dropouts = {"D": "before masking"}
+    with pytest.raises(KitError, match=r"round 2 update: .* signed another list of survivors in an earlier attempt"):
+        again.run_round()
+    whole = federate(plan, sites, checkpoints=tmp_path)
+    assert digest(whole) == digest(federate(plan, sites))
+
+
 @pytest.mark.parametrize("strategy", list(PLANS))
 def test_a_run_stopped_after_a_round_ends_as_an_unbroken_one(strategy, unbroken, tmp_path):
     for rounds in (1, 4):

@@ -309,7 +309,9 @@ def test_a_message_counts_once(phase):
 
 
 @pytest.mark.parametrize("phase", Phase)
-@pytest.mark.parametrize("terms", [{"purpose": "round 2 update"}, {"run": bytes(16)}, {"min_survivors": 4}])
+@pytest.mark.parametrize(
+    "terms", [{"purpose": "round 2 update"}, {"run": bytes(16)}, {"min_survivors": 4}, {"attempt": b"1" * 16}]
+)
 def test_a_message_of_another_round_run_or_agreement_is_refused(phase, terms):
     seen, server = {}, Server(agree(**terms))
     relay(Server(agree()), clients_of(agree()), up=lambda p, s, m: seen.update({(p, s): bytes(m)}) or [m])
