@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import threading
 import time
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from primia_kit.errors import KitError
-from primia_kit.federation import Federation, federate
+from primia_kit.federation import Federation, Site, federate
 from primia_kit.federation.checkpoint import Checkpoints
 
 from .noise_sites import PLAN, digest, site
@@ -122,7 +123,31 @@ def kill_and_resume(kills, tmp_path, unbroken):
 
 
 def test_three_killed_runs_go_on(tmp_path, unbroken):
-    kill_and_resume(3, tmp_path, unbroken)
+    survived = kill_and_resume(3, tmp_path, unbroken)
+    assert any(0 < rounds < BASE.rounds for rounds in survived), survived  # else nothing was cut short
+
+
+def test_a_run_of_sites_side_by_side_goes_on_to_the_bit(tmp_path, monkeypatch):
+    """Where torch has several threads, sites compute at the same time, and their answers come in any order."""
+    update, threads = Site.update, set()
+
+    def noted(*args, **options):
+        threads.add(threading.current_thread())
+        return update(*args, **options)
+
+    monkeypatch.setattr(Site, "update", noted)
+    torch.set_num_threads(2)  # `one_thread` sets it back
+    plan = PLANS["scaffold"]
+    broken = Federation(plan, hospitals(), checkpoints=tmp_path)
+    for _ in range(3):
+        broken.run_round()
+    del broken
+    resumed = Federation(plan, hospitals(), checkpoints=tmp_path)
+    assert resumed.finished == 3
+    for _ in resumed:
+        pass
+    assert digest(resumed.run()) == digest(federate(plan, hospitals()))
+    assert threads and threading.main_thread() not in threads  # the way that the other tests here don't go
 
 
 @pytest.mark.slow
