@@ -16,7 +16,7 @@ def agree(sites=5, words=8, purpose="round 1 update", run=RUN, **options) -> Agr
         identities=tuple(identity.public for identity in IDENTITIES[:sites]),
         words=words,
         layout=bytes(32),
-        **options,
+        **{"attempt": bytes(16), **options},
     )
 
 

@@ -88,6 +88,26 @@ def test_flat_results_and_their_bounds(three):
     assert list(flat)[: len(plain)] == list(plain)  # a report without a list of metrics shows the first
 
 
+def test_results_and_tables_of_other_metrics():
+    """What errors, and how sure of itself: overall, and for each hospital."""
+    found = drawn({"central": 2.0, "local": 0.8, "federated": 1.6})
+    wanted = [*METRICS, "sensitivity.b", "specificity.a", "ece"]
+    flat, usual = found.results(metrics=wanted), found.results()
+    assert usual == {key: flat[key] for key in usual}  # more metrics change no key
+    for metric in wanted:
+        for key, arm, on in ((f"federated.{metric}", "federated", "all"), (f"local.{metric}", "local", "own")):
+            interval = found.interval(arm, metric, on)
+            assert (flat[key], flat[f"{key}.low"], flat[f"{key}.high"]) == (interval.value, interval.low, interval.high)
+        at_b = found.value("central", metric, "B")  # where class b has no film, so its sensitivity isn't defined
+        assert flat[f"central.B.{metric}"] == pytest.approx(at_b, nan_ok=True)
+        assert flat[f"federated_minus_central.{metric}"] == found.difference("federated", "central", metric).value
+    several = found.by_site(["sensitivity.b", "ece"])
+    assert several.index.names == ["metric", "hospital"] and len(several) == 2 * len(found.sites)
+    assert several.loc["ece"].equals(found.by_site("ece"))
+    with pytest.raises(KitError, match=r"no metric 'sensitivity\.d'"):
+        found.results(metrics=["sensitivity.d"])
+
+
 def test_intervals_are_those_of_evaluation(three):
     central, federated = three.arms["central"][0], three.arms["federated"][0]
     assert three.interval("central", "auc") == intervals(central, ["auc"])["auc"]

@@ -30,6 +30,7 @@ def test_auto_takes_a_gpu_if_there_is_one():
         ("gpu", "auto", "device is 'gpu'"),
         ("cuda:99", "auto", r"torch sees \S+ such device"),
         ("cuda:x", "auto", "device is 'cuda:x'"),
+        ("cuda:", "auto", "device is 'cuda:'"),
         ("cpu", "bf61", "did you mean 'bf16'"),
         ("cpu", "half", "precision is 'half'"),
     ],
@@ -59,14 +60,29 @@ def test_a_step_that_overflows_in_fp16_is_left_out_and_not_counted(monkeypatch):
     """The scaler starts so high that the first gradients overflow; it halves its scale until they don't."""
 
     class Reckless(Device):
-        def scaler(self):
-            return torch.amp.GradScaler("cpu", init_scale=2.0**40)
+        def scaler(self, scale=None):
+            return torch.amp.GradScaler("cpu", init_scale=scale or 2.0**40)
 
     monkeypatch.setattr("primia_kit.federation.engine.choose_device", lambda *_: Reckless("cpu", "fp16"))
     run = federate(replace(SMALL, rounds=1, local_epochs=8, strategy="scaffold"), hospitals())
     made, planned = run.rounds[0].steps["A"], 8 * SMALL.batches_in_a_pass(15)
     assert 0 < made < planned
     assert all(torch.isfinite(w).all() for w in run.model.weights.values())
+
+
+def test_the_scale_of_fp16_survives_a_sync(monkeypatch, tmp_path):
+    """With a step a round, a scale that is found anew each time would never let a step be made."""
+
+    class Reckless(Device):
+        def scaler(self, scale=None):
+            return torch.amp.GradScaler("cpu", init_scale=scale or 2.0**40)
+
+    monkeypatch.setattr("primia_kit.federation.engine.choose_device", lambda *_: Reckless("cpu", "fp16"))
+    plan = replace(SMALL, rounds=40, sync_every=1)
+    steps = [r.steps["A"] for r in federate(plan, hospitals()).rounds]
+    assert steps[0] == 0 and set(steps[-5:]) == {1}
+    halves = federate(replace(plan, rounds=40), hospitals(), checkpoints=tmp_path)
+    assert [r.steps["A"] for r in halves.rounds] == steps
 
 
 def test_float32_needs_no_scaler():

@@ -196,6 +196,7 @@ def test_batchnorm_never_meets_a_batch_of_one(count):
 def test_every_sum_goes_through_the_aggregator(sites, small_plan):
     class Recording(PlainSum):
         def __init__(self):
+            super().__init__()
             self.seen = []
 
         def sum(self, purpose, contributions, fields=None):

@@ -86,26 +86,24 @@ def test_the_pooled_std_is_not_the_mean_of_stds():
 
 
 def test_class_counts_do_not_travel_in_clear():
-    """PriMIA's sites sent their label counts to the server. The kit's sites hand them to the aggregator, which may
-    hide them; what a round tells in clear holds none."""
-
-    class Asked(PlainSum):
-        asked = ()
-
-        def sum(self, purpose, contributions, fields=None):
-            self.asked += (purpose,)
-            return super().sum(purpose, contributions, fields)
-
-    asked, sites = Asked(), unequal()
-    plan = replace(SMALL, class_weights="balanced", rounds=1)
-    federation = Federation(plan, sites, asked)
-    done = federation.run_round()
-    assert "class counts" in asked.asked
+    """PriMIA's sites sent their label counts to the server. The kit's go into a secure sum: of a site's own message
+    with its counts, the server can read nothing."""
+    plan, sites = replace(SMALL, class_weights="balanced", rounds=1), unequal()
     labels = torch.cat([s.train.labels for s in sites]).bincount().double()
-    torch.testing.assert_close(federation.class_weights, (labels.sum() / (3 * labels)).float())
-    in_clear = {name for s in sites for name in vars(s.update(federation.task())[1])}
-    assert in_clear == {"loss", "steps"}
-    assert not any("count" in name or "label" in name for name in vars(done))
+
+    def received(aggregator):
+        """What the server received from the sites in this sum: (site, what, how readable)."""
+        federation = Federation(plan, sites, aggregator)
+        federation.run_round()
+        torch.testing.assert_close(federation.class_weights, (labels.sum() / (3 * labels)).float())
+        entries = federation.aggregator.transcript.entries
+        return {(e.sender, e.what, e.readable) for e in entries if e.purpose == "class counts" and e.sender != "server"}
+
+    secure = received(None)  # the default
+    assert {(name, "masked vectors", "opaque") for name in "ABC"} <= secure
+    in_clear = {what for _, what, readable in secure if readable == "in clear"}
+    assert in_clear == {"one share of one secret of each site"}  # which takes the masks off the sum
+    assert {e for e in received(PlainSum()) if e[2] == "in clear"} == {(n, "its whole contribution", "in clear") for n in "ABC"}
 
 
 def test_no_count_is_formed_that_the_plan_has_no_use_for():
@@ -165,11 +163,11 @@ def test_unknown_config_keys_are_not_ignored():
         TrainingPlan(sync_evry=1)
 
 
-def test_a_pooled_run_is_compared_at_the_same_number_of_passes():
+def test_a_pooled_run_is_compared_at_the_same_number_of_steps():
     """Syncing every n batches gives a pooled site a third of the steps of three sites, unless somebody counts."""
     sites = unequal()
     plan = replace(SMALL, sync_every=3)
     pooled = plan.pooled(len(sites))
-    federated_films = sum(sum(r.steps.values()) for r in federate(plan, sites).rounds)
-    pooled_films = sum(sum(r.steps.values()) for r in federate(pooled, [pool_sites(sites)]).rounds)
-    assert federated_films == pooled_films
+    federated_steps = sum(sum(r.steps.values()) for r in federate(plan, sites).rounds)
+    pooled_steps = sum(sum(r.steps.values()) for r in federate(pooled, [pool_sites(sites)]).rounds)
+    assert federated_steps == pooled_steps

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import threading
 import time
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from primia_kit.errors import KitError
-from primia_kit.federation import Federation, federate
+from primia_kit.federation import Federation, Site, federate
 from primia_kit.federation.checkpoint import Checkpoints
 
 from .noise_sites import PLAN, digest, site
@@ -49,6 +50,32 @@ def unbroken():
         return found[strategy]
 
     return get
+
+
+class Killed(BaseException):
+    """In place of SIGKILL, between a round's sum and its checkpoint."""
+
+
+def test_a_round_that_is_made_again_gives_no_hospital_away(tmp_path, monkeypatch):
+    """Its sum may be known. A second sum over fewer hospitals, of the same updates, would be one's update less."""
+    plan, sites = replace(PLANS["fedavg"], participation=1.0), hospitals()
+
+    def kill(self):
+        if self.finished == 2:
+            raise Killed
+        save(self)
+
+    save = Federation._save
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Federation, "_save", kill)
+        federate(plan, sites, checkpoints=tmp_path)
+    again = Federation(plan, sites, checkpoints=tmp_path)
+    assert again.finished == 1
+    again.aggregator.dropouts = {"D": "before masking"}
+    with pytest.raises(KitError, match=r"round 2 update: .* signed another list of survivors in an earlier attempt"):
+        again.run_round()
+    whole = federate(plan, sites, checkpoints=tmp_path)
+    assert digest(whole) == digest(federate(plan, sites))
 
 
 @pytest.mark.parametrize("strategy", list(PLANS))
@@ -96,7 +123,31 @@ def kill_and_resume(kills, tmp_path, unbroken):
 
 
 def test_three_killed_runs_go_on(tmp_path, unbroken):
-    kill_and_resume(3, tmp_path, unbroken)
+    survived = kill_and_resume(3, tmp_path, unbroken)
+    assert any(0 < rounds < BASE.rounds for rounds in survived), survived  # else nothing was cut short
+
+
+def test_a_run_of_sites_side_by_side_goes_on_to_the_bit(tmp_path, monkeypatch):
+    """Where torch has several threads, sites compute at the same time, and their answers come in any order."""
+    update, threads = Site.update, set()
+
+    def noted(*args, **options):
+        threads.add(threading.current_thread())
+        return update(*args, **options)
+
+    monkeypatch.setattr(Site, "update", noted)
+    torch.set_num_threads(2)  # `one_thread` sets it back
+    plan = PLANS["scaffold"]
+    broken = Federation(plan, hospitals(), checkpoints=tmp_path)
+    for _ in range(3):
+        broken.run_round()
+    del broken
+    resumed = Federation(plan, hospitals(), checkpoints=tmp_path)
+    assert resumed.finished == 3
+    for _ in resumed:
+        pass
+    assert digest(resumed.run()) == digest(federate(plan, hospitals()))
+    assert threads and threading.main_thread() not in threads  # the way that the other tests here don't go
 
 
 @pytest.mark.slow

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from primia_kit.errors import KitError
 from primia_kit.federation import Federation, Site, TrainingPlan, federate, load_sites, pool_sites
+from primia_kit.federation.fields import update_fields
 from primia_kit.federation.local import round_batches
-from primia_kit.secagg import PlainSum
+from primia_kit.secagg import PlainSum, SecureSum
 from primia_kit.seeds import numpy_generator, torch_generator
 
 from .noise_sites import PLAN, digest, films, site
@@ -29,8 +30,16 @@ def hospitals(*names, films=9):
     return [site(name, [i % 3 for i in range(films)], seed, size=16) for seed, name in enumerate(names)]
 
 
+class Gone(Site):
+    """A site whose machine is down."""
+
+    def update(self, *_, **__):
+        raise RuntimeError
+
+
 class Recording(PlainSum):
     def __init__(self):
+        super().__init__()
         self.seen = {}
 
     def sum(self, purpose, contributions, fields=None):
@@ -109,11 +118,23 @@ def test_the_steps_of_the_step_schedule():
 def test_a_round_draws_a_share_of_the_sites_and_three_at_least(sites, share, drawn):
     federation = Federation(replace(SMALL, participation=share, rounds=20), hospitals(*"ABCDEF"[:sites]), PlainSum())
     draws = [federation._drawn(number) for number in range(1, 21)]
-    assert {len(draw) for draw in draws} == {drawn}
-    assert {name for draw in draws for name in draw} == set("ABCDEF"[:sites])
+    assert {count for _, count in draws} == {drawn}
+    assert all(sorted(order) == list("ABCDEF"[:sites]) for order, _ in draws)
     assert draws == [federation._drawn(number) for number in range(1, 21)]
     if drawn < sites:
-        assert len(set(draws)) > 1
+        assert len({order[:drawn] for order, _ in draws}) > 1
+
+
+def test_a_site_that_is_gone_for_good_doesnt_stop_a_run_that_draws_few():
+    plan, sites = replace(SMALL, participation=0.3, rounds=6), hospitals(*"ABCDEFGHIJ")
+    federation = Federation(plan, sites)
+    drawn = [federation._drawn(number)[0] for number in range(1, 7)]
+    lost = drawn[1][0]
+    run = federate(plan, [Gone(s.name, s.train, s.test) if s.name == lost else s for s in sites])
+    for order, done in zip(drawn, run.rounds, strict=True):
+        assert set(done.losses) == set([name for name in order if name != lost][:3])
+        assert done.absent.get(lost) == ("failed with RuntimeError" if lost in order[:3] else "not drawn")
+    assert any("why it gave no answer: failed with RuntimeError" in e.what for e in run.transcript.entries)
 
 
 def test_the_average_is_over_those_who_took_part():
@@ -144,6 +165,26 @@ def test_class_weights_are_balanced_over_all_sites():
     assert Federation(SMALL, sites, PlainSum()).class_weights is None
 
 
+def test_class_weights_count_at_sites_with_a_single_label():
+    """One step at each of three sites is a step along the gradient of the pooled, weighted loss."""
+    changes = {"rounds": 1, "momentum": 0.0, "weight_decay": 0.0, "augmentation": "none", "batch_size": 100}
+    plan = replace(SMALL, class_weights="balanced", **changes)
+    sites = [site(name, [label] * count, label, size=16) for label, (name, count) in enumerate((("A", 40), ("B", 4), ("C", 4)))]
+    federation = Federation(plan, sites)
+    network, films = federation.spec.build(plan.seed), pool_sites(sites).train
+    weights = torch.tensor([48 / 3 / 40, 4, 4])
+    loss = F.cross_entropy(network(federation.spec.normalise(films.images)), films.labels, weights)
+    expected = {
+        name: parameter.detach() - plan.learning_rate_in(1, 0) * gradient
+        for (name, parameter), gradient in zip(
+            network.named_parameters(), torch.autograd.grad(loss, list(network.parameters())), strict=True
+        )
+    }
+    federation.run_round()
+    for name, value in expected.items():
+        torch.testing.assert_close(federation.weights[name], value, atol=1e-5, rtol=1e-4)
+
+
 def test_a_label_that_nobody_has_weighs_nothing():
     federation = Federation(replace(SMALL, class_weights="balanced"), [site("A", [0, 0, 1, 0], size=16)])
     assert federation.class_weights.tolist() == pytest.approx([4 / 6, 2, 0])
@@ -167,7 +208,8 @@ def test_a_step_with_mixup_and_class_weights_is_that_of_bare_torch(changes):
             share = blend.beta(plan.mixup, plan.mixup)
             partner = torch.from_numpy(blend.permutation(len(batch)))
         logits = network(share * images + (1 - share) * images[partner])
-        loss = share * F.cross_entropy(logits, labels, weights) + (1 - share) * F.cross_entropy(logits, labels[partner], weights)
+        losses = [F.cross_entropy(logits, y, weights, reduction="none").mean() for y in (labels, labels[partner])]
+        loss = share * losses[0] + (1 - share) * losses[1]
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(network.parameters(), gradients):
@@ -212,6 +254,78 @@ def test_one_patient_at_least_is_set_aside_and_one_stays(patients, seed, share):
     assert left + aside == patients and left >= 1 and (aside >= 1 or patients == 1)
 
 
+def test_losses_over_other_films_arent_compared():
+    """A site that is missing from a round's validation loss would make that round look better, or worse."""
+
+    class OftenAway(Site):
+        def validation_sums(self, task, *rest, **options):
+            if task.number % 2 == 0:
+                raise RuntimeError
+            return super().validation_sums(task, *rest, **options)
+
+    plan = replace(STOPPING, rounds=8, patience=20)
+    sites = [with_patients(name, seed) for seed, name in enumerate("ABCD")]
+    away = OftenAway("D", sites[3].train, sites[3].test)
+    run, whole = federate(plan, [*sites[:3], away]), federate(plan, sites)
+    losses = {r.number: r.validation_loss for r in run.rounds}
+    known = {r.number: r.validation_loss for r in whole.rounds if r.number % 2}
+    assert losses == known | dict.fromkeys((2, 4, 6, 8)) and run.best_round == min(known, key=known.get)
+    assert run.rounds[1].absent == {"D": "not in the validation loss: failed with RuntimeError"}
+
+
+class StopsOnce(PlainSum):
+    """The user's stop, in the middle of the second round."""
+
+    def sum(self, purpose, *rest):
+        if purpose == "round 2 validation" and not hasattr(self, "stopped"):
+            self.stopped = True
+            raise KeyboardInterrupt
+        return super().sum(purpose, *rest)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "fedadam", "fedbn"])
+def test_a_round_that_is_stopped_can_be_made_again(strategy):
+    changes = {} if strategy == "scaffold" else {"norm": "batch"}
+    plan = replace(STOPPING, rounds=3, strategy=strategy, **changes)
+    sites = [with_patients(name, seed) for seed, name in enumerate("ABC")]
+    federation = Federation(plan, sites, StopsOnce())
+    with pytest.raises(KeyboardInterrupt):
+        list(federation)
+    assert federation.finished == 1
+    list(federation)
+    assert digest(federation.run()) == digest(federate(plan, sites, aggregator=PlainSum()))
+
+
+def test_the_facts_about_all_films_need_all_sites():
+    """A sum without somebody's films would be wrong, and used all through the run."""
+    sites, plan = hospitals(*"ABCD"), replace(SMALL, strategy="scaffold", class_weights="balanced")
+    for purpose in ("pixel statistics", "class counts", "weights of all sites"):
+
+        class Leaving(SecureSum):
+            def sum(self, of, *rest, purpose=purpose):
+                self.dropouts = {"D": "before masking"} if of == purpose else {}
+                return super().sum(of, *rest)
+
+        with pytest.raises(KitError, match=f"{purpose}: D dropped out, and the run needs this sum"):
+            Federation(plan, sites, Leaving())
+
+
+def test_a_site_that_fedbn_never_drew_is_named():
+    plan = replace(SMALL, norm="batch", strategy="fedbn", participation=0.3, rounds=1)
+    run = federate(plan, hospitals(*"ABCDE"))
+    never = [name for name in "ABCDE" if name not in run.rounds[0].losses]
+    assert run.notes == (f"Never in a round, so their BatchNorm layers are as they began: {', '.join(never)}.",)
+    assert federate(replace(plan, participation=1.0), hospitals(*"ABC")).notes == ()
+
+
+def test_uniform_weights_leave_updates_as_much_room_as_weights_by_films():
+    for weighting in ("uniform", "films"):
+        federation = Federation(replace(SMALL, weighting=weighting), hospitals(*"ABC"))
+        mean_weight = federation.total_weight / 3
+        fields = update_fields(["layer"], federation.total_weight, 3)
+        assert fields["layer"].bound / mean_weight == pytest.approx(2**12 / 3)
+
+
 def test_the_manifests_validation_films_come_first(hospitals, small_plan):
     """A manifest with a validation split is used as it is, and read only when somebody asks for it."""
     chosen = {film.patient for film in hospitals.select(split="train", site="A")}
@@ -223,6 +337,12 @@ def test_the_manifests_validation_films_come_first(hospitals, small_plan):
     assert set(a.validation.patients) == chosen and len(a.train) == len(sites[0].train)
     assert len(sites[1].validation) == 0 and 0 < len(b.validation) < len(sites[1].train)
     assert load_sites(split, small_plan)[0].validation is None
+    with pytest.raises(KitError, match=r"Site \w+ has no validation film, others have.*with_validation"):
+        pool_sites(sites)
+    held = [site.with_validation(plan) for site in sites]
+    pooled = pool_sites(held).with_validation(plan)
+    assert len(pooled.train) == sum(len(site.train) for site in held)
+    assert pooled.validation.patients == tuple(patient for site in held for patient in site.validation.patients)
 
 
 def test_training_stops_after_its_patience_and_keeps_the_best_model():
@@ -440,7 +560,6 @@ def test_sites_side_by_side_find_what_they_find_in_turn(strategy):
             torch.set_num_threads(threads)
             generator = torch.get_rng_state()
             federation = Federation(plan, sites)
-            federation.spec = replace(federation.spec, pixel_mean=0.5, pixel_std=0.25)  # sums of pixels do round otherwise
             for _ in federation:
                 pass
             digests.append(digest(federation.run()))

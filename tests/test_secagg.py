@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primia_kit.errors import KitError
-from primia_kit.secagg import AggregationAborted, Field, Identity, PlainSum, SecureSum, Server, Transcript, default_threshold
+from primia_kit.secagg import (
+    AggregationAborted,
+    Field,
+    History,
+    Identity,
+    PlainSum,
+    SecureSum,
+    Server,
+    Transcript,
+    default_threshold,
+)
 from primia_kit.secagg.messages import Phase
 from primia_kit.secagg.secure_sum import DROPOUTS
 
@@ -153,23 +163,44 @@ def test_fields_are_needed():
         SecureSum().sum("x", contributions("ABC"))
 
 
-def test_a_purpose_is_summed_once():
+def test_a_round_is_tried_again_over_the_same_survivors_alone():
+    """Else the difference of the two sums would be a single contribution."""
     aggregator = SecureSum()
-    aggregator.sum("x", contributions("ABC"), FIELDS)
-    aggregator.sum("y", contributions("ABC"), FIELDS)
-    with pytest.raises(KitError, match="x: this hospital has taken part in this round of the run before"):
-        aggregator.sum("x", contributions("ABC"), FIELDS)
+    aggregator.sum("x", contributions("ABCD"), FIELDS)
+    aggregator.sum("x", contributions("ABCD"), FIELDS)
+    aggregator.dropouts = {"D": "before masking"}
+    with pytest.raises(AggregationAborted, match=r"x: site A leaves .* signed another list of survivors"):
+        aggregator.sum("x", contributions("ABCD"), FIELDS)
+    aggregator.sum("y", contributions("ABCD"), FIELDS)
     SecureSum(aggregator.identities).sum("x", contributions("ABC"), FIELDS)  # another run
 
 
+def test_an_attempt_that_opened_nothing_binds_nobody():
+    aggregator = SecureSum(dropouts={"B": "before masking", "C": "before masking"})
+    with pytest.raises(AggregationAborted, match="2 of 4 sites sent a vector"):
+        aggregator.sum("x", contributions("ABCD"), FIELDS)
+    aggregator.dropouts = {"D": "before masking"}
+    aggregator.sum("x", contributions("ABCD"), FIELDS)
+    assert aggregator.survivors == ("A", "B", "C")
+
+
 def test_a_restart_doesnt_make_a_hospital_forget(tmp_path):
-    identity = Identity.generate(tmp_path / "rounds")
-    identity.begin(RUN, "round 1")
-    again = Identity(identity._key, tmp_path / "rounds")
-    again.begin(RUN, "round 2")
-    again.begin(bytes(16), "round 1")
+    """Nor does a line that a crash cut off, nor another process with the same file."""
+    path, attempts = tmp_path / "new" / "rounds", [bytes([i]) * 16 for i in range(3)]
+    first, beside = History(path), History(path)
+    first.begin(RUN, "round 1", attempts[0])
+    assert first.signs(RUN, "round 1", "ABC")
     with pytest.raises(KitError, match=r"round 1: .* before"):
-        again.begin(RUN, "round 1")
+        beside.begin(RUN, "round 1", attempts[0])
+    path.write_text(path.read_text() + "begun 12")
+    first.begin(RUN, "round 1", attempts[1])
+    again = Identity.generate(path).history
+    with pytest.raises(KitError, match=r"round 1: .* before"):
+        again.begin(RUN, "round 1", attempts[1])
+    again.begin(RUN, "round 2", attempts[0])
+    again.begin(bytes(16), "round 1", attempts[0])
+    assert again.signs(RUN, "round 1", "CBA") and not again.signs(RUN, "round 1", "ABCD")
+    assert again.signs(RUN, "round 2", "ABCD") and again.signs(bytes(16), "round 1", "ABCD")
 
 
 def test_contributions_are_asked_for_one_at_a_time():

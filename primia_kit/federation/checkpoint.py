@@ -2,6 +2,8 @@
 
     FOLDER/server/round-0007.pt         the global model, the server's optimizer, the rounds' records
     FOLDER/sites/NAME/round-0007.pt     what site NAME keeps to itself (SCAFFOLD's c_i, FedBN's layers)
+    FOLDER/server/run                   the run's id, in hexadecimal: it is the same for all who take it up again
+    FOLDER/sites/NAME/rounds            the secure sums that site NAME has taken part in, and with whom
 
 A file is one line of text and torch's format: `primia checkpoint 1 PLAN DIGEST`, where PLAN is the plan's SHA-256 and
 DIGEST that of the plan's and all that follows. Files are written whole or not at all; the sites' come first, so that
@@ -11,9 +13,11 @@ on its own disk; in one process they lie in one folder, and whoever may read it 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import pickle
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from urllib.parse import quote
 import torch
 
 from ..errors import KitError
+from ..secagg import RUN_BYTES
 from ..storage import write_atomically
 
 _MAGIC = "primia checkpoint 1"
@@ -47,6 +52,22 @@ class Checkpoints:
             raise KitError(f"{self.folder} is a file: checkpoints need a folder.")
         for left_over in self.folder.glob("**/.round-*.part"):  # a writer was killed
             left_over.unlink(missing_ok=True)
+
+    @property
+    def run(self) -> bytes:
+        """The id of the run in this folder, made when it's first asked for."""
+        path = self.folder / "server" / "run"
+        with contextlib.suppress(OSError, ValueError):
+            run = bytes.fromhex(path.read_text())
+            if len(run) == RUN_BYTES:
+                return run
+        run = secrets.token_bytes(RUN_BYTES)
+        write_atomically(path, run.hex())
+        return run
+
+    def history(self, site: str) -> Path:
+        """The file in which a site's identity remembers its secure sums."""
+        return self._path(0, site).parent / "rounds"
 
     def save(self, round: int, server: Mapping[str, Any], sites: Mapping[str, Mapping[str, Any]]) -> None:
         """Write a finished round's state: tensors, numbers, texts, lists and dicts of these.

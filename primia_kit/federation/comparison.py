@@ -26,8 +26,20 @@ Arm = TrainedModel | Personal | Sequence[TrainedModel] | Sequence[Personal]  # a
 
 
 def pool_sites(sites: Sequence[Site], name: str = "central") -> Site:
-    """One site that holds everybody's films: what privacy rules forbid, and what federation is measured by."""
-    return Site(name, pool_films([site.train for site in sites]), pool_films([site.test for site in sites]))
+    """One site that holds everybody's films: what privacy rules forbid, and what federation is measured by.
+
+    Raises: KitError if some sites have validation films of their own and some haven't: the pooled run would set aside
+    other patients than the federated one.
+    """
+    validation = [site.validation for site in sites if site.validation is not None and len(site.validation)]
+    if validation and len(validation) < len(sites):
+        lacking = next(site.name for site in sites if site.validation is None or not len(site.validation))
+        raise KitError(
+            f"Site {lacking} has no validation film, others have: pool [site.with_validation(plan) for site in sites], "
+            "so that all runs leave out the same patients."
+        )
+    train, test = pool_films([site.train for site in sites]), pool_films([site.test for site in sites])
+    return Site(name, train, test, pool_films(validation) if validation else None)
 
 
 def predict_sites(model: TrainedModel | Personal, sites: Sequence[Site]) -> Predictions:
@@ -122,8 +134,8 @@ class Comparison:
         scores = self.scores("local")
         return {site: scores[site] for site in self.sites}
 
-    def results(self, intervals: bool = True) -> dict[str, float | int]:
-        """Flat keys for a result file, by metric.
+    def results(self, intervals: bool = True, metrics: Sequence[str] = HEADLINE) -> dict[str, float | int]:
+        """Flat keys for a result file, by metric (names: see `evaluation.metric_named`).
 
         ARM.mcc: on the test films of all sites together, ARM.SITE.mcc on those of one, ARM.own.mcc the mean of
         these over the sites. But local.mcc is the mean over the sites of their own models, to be compared with
@@ -131,9 +143,10 @@ class Comparison:
 
         With intervals, also ARM.mcc.low, ARM.mcc.high and so on (95%), and, where there is a central arm,
         ARM_minus_central.mcc with its bounds: paired, and for local the difference of the means over the sites.
+        A metric with a dot keeps it: ARM.sensitivity.viral, ARM.sensitivity.viral.low.
         """
         flat: dict[str, float | int] = {"test_films": len(self._films)}
-        for metric in HEADLINE:
+        for metric in metrics:
             for arm in self.arms:
                 flat |= {name: self.value(arm, metric, on) for name, on in _keys(arm, metric).items()}
             if self.alone:
@@ -141,7 +154,7 @@ class Comparison:
                 flat[f"local.everywhere.{metric}"] = float(np.mean(everywhere))
             for site in self.sites:
                 flat |= {f"{arm}.{site}.{metric}": self.value(arm, metric, site) for arm in self.arms}
-        for metric in HEADLINE if intervals else ():
+        for metric in metrics if intervals else ():
             for arm in self.arms:
                 for name, on in _keys(arm, metric).items():
                     flat |= _bounds(name, self.interval(arm, metric, on))
@@ -172,13 +185,18 @@ class Comparison:
             rows[SHOWN.get(arm, arm)] = {"films": len(self._films)} | texts | numbers
         return pd.DataFrame.from_dict(rows, orient="index")
 
-    def by_site(self, metric: str = "mcc", intervals: bool = False):
+    def by_site(self, metrics: str | Sequence[str] = "mcc", intervals: bool = False):
         """A pandas table: test site -> a column an arm, and what the federated model gains over the site's own.
 
-        With intervals the cells are texts like "0.67 [0.58, 0.75]".
+        Args:
+            metrics: a name, see `evaluation.metric_named`; or several, and the table has a row a metric and site.
+            intervals: the cells are texts like "0.67 [0.58, 0.75]".
         """
         import pandas as pd
 
+        if not isinstance(metrics, str):
+            return pd.concat({metric: self.by_site(metric, intervals) for metric in metrics}, names=["metric"])
+        metric = metrics
         order = sorted(self.arms, key=lambda arm: {"local": 0, "central": 2}.get(arm, 1))
         table = pd.DataFrame(index=pd.Index(self.sites, name="hospital"))
         for arm in order:

@@ -31,9 +31,9 @@ class Device:
         """The network's answers in the precision that losses are formed in."""
         return logits if self.precision == "float32" else logits.float()
 
-    def scaler(self) -> torch.amp.GradScaler | None:
-        """fp16's gradients underflow unless the loss is scaled up; bf16 has float32's range."""
-        return torch.amp.GradScaler(self.kind.split(":")[0]) if self.precision == "fp16" else None
+    def scaler(self, scale: float | None = None) -> torch.amp.GradScaler | None:
+        """fp16's gradients underflow unless the loss is scaled up, by `scale` at first; bf16 has float32's range."""
+        return torch.amp.GradScaler(self.kind.split(":")[0], init_scale=scale or 2.0**16) if self.precision == "fp16" else None
 
     def generators(self) -> list[int]:
         """The accelerators whose generator dropout draws from, as `torch.random.fork_rng` wants them."""
@@ -62,7 +62,7 @@ def choose_device(device: str = "auto", precision: str = "auto") -> Device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = str(device).partition(":")
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if kind not in counts or not (number or "0").isdecimal():
+    if kind not in counts or not (number or "0").isdecimal() or str(device).endswith(":"):
         raise KitError(f"device is {device!r}{nearest(kind, counts)}; it's auto, cpu, cuda, cuda:N or mps.")
     if int(number or 0) >= counts[kind]:
         raise KitError(f'device is {device!r}, and torch sees {counts[kind] or "no"} such device(s) here: use device="auto".')

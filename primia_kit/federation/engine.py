@@ -18,7 +18,7 @@ import torch
 
 from ..errors import KitError
 from ..models import ModelSpec, TrainedModel
-from ..secagg import Aggregator, PlainSum, SecureSum
+from ..secagg import Aggregator, Identity, PlainSum, SecureSum
 from ..seeds import numpy_generator
 from .asking import Asking
 from .checkpoint import Checkpoints
@@ -64,18 +64,23 @@ class Federation:
         device: str = "auto",
         precision: str = "auto",
     ):
+        if not isinstance(plan, TrainingPlan):
+            raise KitError(f"The plan is a {type(plan).__name__}; it must be a TrainingPlan.")
+        sites = tuple(sites)
         if not sites:
             raise KitError("A federation needs at least one site.")
         if len({site.name for site in sites}) < len(sites):
             raise KitError(f"Two sites have the same name: {', '.join(site.name for site in sites)}.")
         for site in sites:
             site.check(plan)
-        if time_out is not None and not time_out > 0:
-            raise KitError(f"time_out is {time_out}; it's the seconds that a site has for a round, above 0, or None.")
-        self.plan, self.sites = plan, tuple(site.with_validation(plan) for site in sites)
-        for site in self.sites:
-            site.check(plan)  # those that are left to train on
-        self.aggregator, self.time_out = aggregator or (PlainSum() if len(sites) == 1 else SecureSum()), time_out
+        is_number = isinstance(time_out, (int, float)) and not isinstance(time_out, bool)
+        if time_out is not None and not (is_number and time_out > 0):
+            raise KitError(f"time_out is {time_out!r}; it's the seconds that a site has for a round, above 0, or None.")
+        if checkpoints is not None and not isinstance(checkpoints, (str, Path)):
+            raise KitError(f"checkpoints is {checkpoints!r}; it's the path of a folder, or None.")
+        self.plan, self.sites, self.time_out = plan, tuple(site.with_validation(plan) for site in sites), time_out
+        for before, site in zip(sites, self.sites, strict=True):
+            site.check(plan, held=len(before.train) - len(site.train))  # those that are left to train on
         self.device = choose_device(device, precision)
         self.memories = {site.name: SiteMemory() for site in self.sites}
         self.rounds: list[Round] = []
@@ -87,6 +92,7 @@ class Federation:
             self._checkpoints = Checkpoints(checkpoints, plan.sha256, tuple(self.memories))
             self._digests = {site.name: site.films_sha256() for site in self.sites}
             state, kept, self.notes = self._checkpoints.latest() or ({}, {}, [])
+        self.aggregator = aggregator or self._default_aggregator()
         self._begin(state)
         if state:
             self._restore(state, kept)
@@ -97,9 +103,9 @@ class Federation:
 
     @property
     def done(self) -> bool:
-        """All rounds are made, or the validation loss has had its patience."""
-        stopped = self.plan.patience and self.finished - self.best.round >= self.plan.patience
-        return self.finished >= self.plan.rounds or bool(stopped)
+        """All rounds are made, or the validation loss has had its patience (of rounds in which it is known)."""
+        since = sum(r.validation_loss is not None for r in self.rounds[self.best.round :])
+        return self.finished >= self.plan.rounds or bool(self.plan.patience and since >= self.plan.patience)
 
     def __iter__(self) -> Iterator[Round]:
         while not self.done:
@@ -118,18 +124,30 @@ class Federation:
         3. The aggregator adds the contributions up, the weights among them.
         4. The server makes the strategy's step along the mean; the sites that are in the sum keep their state.
         5. If the plan stops early: the sites' validation losses of the new model are summed alike.
+
+        An exception leaves the federation as it was before the round, which may be tried again.
         """
+        before = self.weights, dict(self.server.state), self.best, {name: replace(m) for name, m in self.memories.items()}
+        try:
+            done = self._round()
+        except BaseException:
+            self.weights, self.server.state, self.best, self.memories = before
+            raise
+        self.rounds.append(done)
+        self._save()
+        return done
+
+    def _round(self) -> Round:
         start, task = time.perf_counter(), self.task()
         contributions, trainings, absent = self._train(task)
         total = self._sum(f"round {task.number} update", contributions)
         self.weights = self.server.step(self.weights, total)
-        survivors = getattr(self.aggregator, "survivors", contributions)  # a secure sum says who dropped out of it
         for name in contributions:
-            self.memories[name].settle(included=name in survivors)
-            if name not in survivors:
+            self.memories[name].settle(included=name in self.aggregator.survivors)
+            if name not in self.aggregator.survivors:
                 absent[name] = "dropped out of the sum"
         loss = self._validate(replace(task, weights=self.weights), absent) if self.plan.patience else None
-        done = Round(
+        return Round(
             number=task.number,
             losses={name: training.loss for name, training in trainings.items()},
             steps={name: training.steps for name, training in trainings.items()},
@@ -138,9 +156,6 @@ class Federation:
             absent=absent,
             validation_loss=loss,
         )
-        self.rounds.append(done)
-        self._save()
-        return done
 
     def models(self) -> dict[str, TrainedModel]:
         """Site -> its model: the best so far if the plan stops early, else as it stands. One for all but FedBN."""
@@ -153,10 +168,20 @@ class Federation:
 
     def run(self) -> TrainingRun:
         """What is known of the run so far."""
-        best = self.best.round if self.plan.patience else self.finished
-        return TrainingRun(
-            self.plan, self.models(), tuple(self.rounds), best, tuple(self.notes), transcript=self.aggregator.transcript
-        )
+        best = (self.plan.patience and self.best.round) or self.finished
+        notes, never = list(self.notes), [name for name, memory in self.memories.items() if not memory.kept]
+        if self.plan.strategy == "fedbn" and never:
+            notes.append(f"Never in a round, so their BatchNorm layers are as they began: {', '.join(never)}.")
+        return TrainingRun(self.plan, self.models(), tuple(self.rounds), best, tuple(notes), self.aggregator.transcript)
+
+    def _default_aggregator(self) -> Aggregator:
+        """A secure sum, whose hospitals remember what they opened wherever the run can be taken up again."""
+        if len(self.sites) == 1:
+            return PlainSum()
+        if self._checkpoints is None:
+            return SecureSum()
+        histories = {site.name: self._checkpoints.history(site.name) for site in self.sites}
+        return SecureSum({name: Identity.generate(history) for name, history in histories.items()}, run=self._checkpoints.run)
 
     def _begin(self, state: Mapping[str, Any]) -> None:
         """The facts about all sites that a run needs, by one sum each, or from its checkpoint."""
@@ -165,14 +190,14 @@ class Federation:
         everyone: float | None = state.get("everyone")
         if state:
             self.spec = ModelSpec(**{**state["spec"], "classes": plan.classes})
-            self.largest_weight: float = state["largest_weight"]
+            self.total_weight: float = state["total_weight"]
         else:
             self.spec, films = pooled_statistics(plan, sites, aggregator)
-            self.largest_weight = max(films, 1.0) if plan.weighting == "films" else 1.0
+            self.total_weight = max(films, 1.0) if plan.weighting == "films" else float(len(sites))
             if plan.class_weights == "balanced":
                 self.class_weights = balanced_weights(sites, aggregator)
             if SERVERS[plan.strategy].needs_everyone:
-                everyone = weight_of_all(plan, sites, aggregator, self.largest_weight)
+                everyone = weight_of_all(plan, sites, aggregator, self.total_weight)
         network = self.spec.build(plan.seed)
         self.weights = network.state_dict()
         self.server = SERVERS[plan.strategy](plan, network, everyone)
@@ -182,24 +207,31 @@ class Federation:
     def _sum(self, purpose: str, contributions: Mapping[str, Tensors]) -> Tensors:
         # A site alone adds nothing up, so there is no sum that could overflow and no range to keep.
         parts, alone = next(iter(contributions.values())), len(contributions) == 1
-        fields = None if alone else update_fields(parts, self.largest_weight, len(contributions))
+        fields = None if alone else update_fields(parts, self.total_weight, len(contributions))
         return self.aggregator.sum(purpose, contributions, fields)
 
     def _train(self, task: RoundTask) -> tuple[dict[str, Tensors], dict[str, LocalTraining], dict[str, str]]:
         """Ask the sites drawn; returns contributions, trainings, and why the others aren't in them."""
-        drawn = self._drawn(task.number)
-        absent = {site.name: "not drawn" for site in self.sites if site.name not in drawn}
+        order, count = self._drawn(task.number)
+        drawn, waiting = order[:count], order[count:]
+        least = min(self.plan.min_sites, count)
+        needed = max(least, min(self.aggregator.min_survivors, len(self.sites)))
         answers, failed = self._ask("update", task, drawn)
-        absent |= failed
+        while len(answers) < needed and waiting:  # the next ones of the draw, or a site that's gone would stop the run
+            more, waiting = waiting[: needed - len(answers)], waiting[needed - len(answers) :]
+            some, others = self._ask("update", task, more)
+            drawn, answers, failed = (*drawn, *more), answers | some, failed | others
+        absent = dict.fromkeys(waiting, "not drawn") | failed
         for name in failed:
             self.memories[name].settle(included=False)
+            self.aggregator.transcript.clear(f"round {task.number} update", name, f"why it gave no answer: {failed[name]}")
+        answers = {site.name: answers[site.name] for site in self.sites if site.name in answers}
         contributions = {name: contribution for name, (contribution, _) in answers.items()}
         trainings = {name: training for name, (_, training) in answers.items()}
         for name in contributions:  # the engine shows these two, so they leave the site in clear
             told = "a mean training loss and a number of steps"
             self.aggregator.transcript.clear(f"round {task.number} update", name, told)
-        answered, least = len(contributions), min(self.plan.min_sites, len(drawn))
-        hidden_among = getattr(self.aggregator, "min_survivors", 1)
+        answered, hidden_among = len(contributions), self.aggregator.min_survivors
         if answered < max(least, hidden_among):
             reasons = "; ".join(f"{name}: {absent[name]}" for name in drawn if name in absent)
             why = f"min_sites is {least}" if answered < least else f"and a secure sum needs {hidden_among}"
@@ -212,21 +244,31 @@ class Federation:
         questions = {site.name: partial(getattr(site, question), task, self.memories[site.name]) for site in asked}
         return self._asking(questions, self.time_out)
 
-    def _drawn(self, number: int) -> tuple[str, ...]:
+    def _drawn(self, number: int) -> tuple[tuple[str, ...], int]:
+        """All sites in the order in which round `number` draws them, and how many it draws."""
         names = tuple(self.memories)
         count = max(min(_FEWEST, len(names)), round(self.plan.participation * len(names)))
         if count == len(names):
-            return names
-        draw = numpy_generator(self.plan.seed, number, "participants").choice(len(names), count, replace=False)
-        return tuple(names[i] for i in sorted(draw))
+            return names, count
+        order = numpy_generator(self.plan.seed, number, "participants").permutation(len(names))
+        return tuple(names[i] for i in order), count
 
-    def _validate(self, task: RoundTask, absent: dict[str, str]) -> float:
-        """The mean loss of the new model over all sites' validation films; remembers it if it's the best."""
-        sums, failed = self._ask("validation_sums", task, tuple(self.memories))
-        for name, reason in failed.items():
-            absent.setdefault(name, f"not in the validation loss: {reason}")
-        fields = VALIDATION_FIELDS if len(sums) > 1 else None
-        total = self.aggregator.sum(f"round {task.number} validation", sums, fields)
+    def _validate(self, task: RoundTask, absent: dict[str, str]) -> float | None:
+        """The mean loss of the new model over all sites' validation films; remembers it if it's the best.
+
+        None if a site's is missing: means over different films can't tell which round was better.
+        """
+        sums, missing = self._ask("validation_sums", task, tuple(self.memories))
+        purpose = f"round {task.number} validation"
+        for name in missing:
+            self.aggregator.transcript.clear(purpose, name, f"why it gave no answer: {missing[name]}")
+        if not missing:
+            total = self.aggregator.sum(purpose, sums, VALIDATION_FIELDS if len(sums) > 1 else None)
+            missing = dict.fromkeys(sums.keys() - set(self.aggregator.survivors), "dropped out of the sum")
+        if missing:
+            for name, reason in missing.items():
+                absent.setdefault(name, f"not in the validation loss: {reason}")
+            return None
         if not total["films"] > 0:
             raise KitError("No site has a validation film, so nothing can tell when to stop: set patience to 0.")
         loss = float(total["loss"] / total["films"])
@@ -243,13 +285,16 @@ class Federation:
             "spec": {**asdict(self.spec), "classes": list(self.spec.classes)},
             "class_weights": self.class_weights,
             "everyone": self.server.everyone,
-            "largest_weight": self.largest_weight,
+            "total_weight": self.total_weight,
             "weights": self.weights,
             "server": self.server.state,
             "best": vars(self.best),
             "rounds": [asdict(r) for r in self.rounds],
         }
-        sites = {name: {"films": self._digests[name], "kept": m.kept, "best": m.best} for name, m in self.memories.items()}
+        sites = {
+            name: {"films": self._digests[name], "kept": m.kept, "best": m.best, "loss_scale": m.loss_scale}
+            for name, m in self.memories.items()
+        }
         self._checkpoints.save(self.finished, server, sites)
 
     def _restore(self, server: Mapping[str, Any], sites: Mapping[str, Mapping[str, Any]]) -> None:
@@ -259,7 +304,7 @@ class Federation:
                     f"Site {name}'s films aren't those that the checkpoints in {self._checkpoints.folder} were trained on: "
                     "a run can't go on with other films. Choose another folder to start anew."
                 )
-            self.memories[name] = SiteMemory(kept=state["kept"], best=state["best"])
+            self.memories[name] = SiteMemory(kept=state["kept"], best=state["best"], loss_scale=state["loss_scale"])
         self.weights, self.server.state = server["weights"], server["server"]
         self.best = Best(**server["best"])
         self.rounds = [Round(**record) for record in server["rounds"]]

@@ -13,7 +13,7 @@ from ..data import FilmSet
 from ..models import ModelSpec
 from ..seeds import derive_seed, numpy_generator, torch_generator
 from .device import CPU, Device
-from .messages import LocalTraining, RoundTask
+from .messages import LocalTraining, RoundTask, SiteMemory
 from .plan import TrainingPlan
 from .strategies import LocalRule
 
@@ -25,6 +25,7 @@ def train_locally(
     *,
     site: str,
     rule: LocalRule,
+    memory: SiteMemory | None = None,
     device: Device = CPU,
     on_step: Callable[[int, int], None] | None = None,
 ) -> LocalTraining:
@@ -37,11 +38,13 @@ def train_locally(
     All draws come from (plan.seed, round, site). The optimizer is new each round.
 
     Args:
+        memory: the site's own; keeps fp16's loss scale, which would else have to be found anew in every round.
         on_step: called as (steps made, steps of the round) after each; what it raises ends the training.
     """
     plan, number = task.plan, task.number
     network.train().to(memory_format=torch.channels_last)  # 1.4 to 1.6 times as fast on a CPU
-    optimizer, scaler = make_optimizer(network, plan), device.scaler()
+    memory = memory if memory is not None else SiteMemory()
+    optimizer, scaler = make_optimizer(network, plan), device.scaler(memory.loss_scale)
     augment = torch_generator(plan.seed, number, site, "augment")
     blend = numpy_generator(plan.seed, number, site, "mixup")
     class_weights = None if task.class_weights is None else task.class_weights.to(device.kind)
@@ -62,13 +65,14 @@ def train_locally(
             with device.autocast():
                 logits = network(model_input(images, task.spec))
             logits = device.widened(logits)
-            loss = F.cross_entropy(logits, labels, class_weights)
+            loss = mean_loss(logits, labels, class_weights)
             if partner is not None:
-                loss = share * loss + (1 - share) * F.cross_entropy(logits, labels[partner], class_weights)
+                loss = share * loss + (1 - share) * mean_loss(logits, labels[partner], class_weights)
             steps += _step(network, loss, optimizer, scaler, rule)
             losses.append((loss.detach(), len(batch)))
             if on_step:
                 on_step(index + 1, len(batches))
+    memory.loss_scale = scaler.get_scale() if scaler else memory.loss_scale
     optimizer.zero_grad()  # the last films' gradient isn't left in a network that others will use
     seen = sum(n for _, n in losses)
     return LocalTraining(steps=steps, loss=sum(float(loss) * n for loss, n in losses) / seen)
@@ -141,10 +145,19 @@ def full_gradient(network: nn.Module, films: FilmSet, task: RoundTask, device: D
     for batch in torch.arange(len(films)).tensor_split(task.plan.batches_in_a_pass(len(films))):
         network.zero_grad(set_to_none=True)
         images, labels = films.images[batch].to(device.kind), films.labels[batch].to(device.kind)
-        F.cross_entropy(network(model_input(images, task.spec)), labels, weights).backward()
+        mean_loss(network(model_input(images, task.spec)), labels, weights).backward()
         for total, parameter in zip(mean, network.parameters(), strict=True):
             total.add_(parameter.grad, alpha=len(batch) / len(films))
     return mean
+
+
+def mean_loss(logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor | None) -> torch.Tensor:
+    """The mean over films of weight x cross-entropy, in nats.
+
+    torch's own weighted mean divides by the sum of the batch's weights, so at a site with a single label the weights
+    would cancel. Balanced weights are 1 on average over all sites' films; this mean's gradient is the pooled one.
+    """
+    return F.cross_entropy(logits, labels, class_weights, reduction="sum") / len(labels)
 
 
 def model_input(images: torch.Tensor, spec: ModelSpec) -> torch.Tensor:

@@ -49,6 +49,7 @@ class SiteMemory:
     offered: what it will keep if the round's sum holds its contribution. Otherwise it drops it: the server's
         state and the site's must tell of the same rounds.
     best: `kept` as it was at the best round (early stopping).
+    loss_scale: fp16's, which takes some steps to find; None before the first.
 
     In one process the engine holds these for the sites; in a real federation each site does, and the server's
     next message says whether the last contribution was in the sum, and which round was the best.
@@ -57,6 +58,7 @@ class SiteMemory:
     kept: Tensors = field(default_factory=dict)
     offered: Tensors = field(default_factory=dict)
     best: Tensors = field(default_factory=dict)
+    loss_scale: float | None = None
 
     def settle(self, included: bool) -> None:
         """The server says whether the round's sum holds what the site sent."""

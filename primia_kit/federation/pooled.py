@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from ..errors import KitError
 from ..models import ModelSpec
-from ..secagg import Aggregator
+from ..secagg import Aggregator, Contribution, Field
 from .fields import COUNT_FIELDS, PIXEL_FIELDS, update_fields
 from .plan import TrainingPlan
 from .site import Site
@@ -21,9 +21,9 @@ def pooled_statistics(plan: TrainingPlan, sites: Sequence[Site], aggregator: Agg
     (The mean of the sites' standard deviations is not the standard deviation of their union.)
 
     Returns: the model, and the number of all training films.
-    Raises: KitError if all pixels are equal.
+    Raises: KitError if all pixels are equal, or a site is missing from the sum.
     """
-    total = aggregator.sum("pixel statistics", {site.name: site.pixel_sums() for site in sites}, PIXEL_FIELDS)
+    total = _sum_over_all("pixel statistics", {site.name: site.pixel_sums() for site in sites}, PIXEL_FIELDS, aggregator)
     mean = float(total["sum"] / total["pixels"])
     variance = float(total["sum_of_squares"] / total["pixels"]) - mean**2
     if variance < 1e-7:  # float32 squares of equal pixels differ by less
@@ -36,7 +36,8 @@ def balanced_weights(sites: Sequence[Site], aggregator: Aggregator) -> torch.Ten
 
     Returns: float [classes]; 0 for a label that nobody has.
     """
-    counts = aggregator.sum("class counts", {site.name: site.class_counts() for site in sites}, COUNT_FIELDS)["films"]
+    contributions = {site.name: site.class_counts() for site in sites}
+    counts = _sum_over_all("class counts", contributions, COUNT_FIELDS, aggregator)["films"]
     occurring = counts > 0
     weights = counts.sum() / (occurring.sum() * counts.clamp(min=1))
     return torch.where(occurring, weights, 0).to(torch.get_default_dtype())
@@ -45,4 +46,18 @@ def balanced_weights(sites: Sequence[Site], aggregator: Aggregator) -> torch.Ten
 def weight_of_all(plan: TrainingPlan, sites: Sequence[Site], aggregator: Aggregator, largest: float) -> float:
     """The sum of all sites' weights, none above `largest`, whether a round draws them or not."""
     weights = {site.name: {"weight": torch.tensor(site.weight(plan), dtype=torch.float64)} for site in sites}
-    return float(aggregator.sum("weights of all sites", weights, update_fields(["weight"], largest, len(sites)))["weight"])
+    fields = update_fields(["weight"], largest, len(sites))
+    return float(_sum_over_all("weights of all sites", weights, fields, aggregator)["weight"])
+
+
+def _sum_over_all(
+    purpose: str, contributions: Mapping[str, Contribution], fields: Mapping[str, Field], aggregator: Aggregator
+) -> dict[str, torch.Tensor]:
+    """A sum that is wrong, and spoils the whole run, if anybody is missing."""
+    total = aggregator.sum(purpose, contributions, fields)
+    if missing := sorted(contributions.keys() - set(aggregator.survivors)):
+        raise KitError(
+            f"{purpose}: {', '.join(missing)} dropped out, and the run needs this sum over all sites before its first round. "
+            "Start again when all are there."
+        )
+    return total

@@ -17,8 +17,10 @@ class Round:
 
     number: from 1. losses: site -> mean training loss. steps: site -> optimizer steps.
     seconds: wall time. update_bytes: what each site sent to be summed.
-    absent: site -> why it isn't in the round's sum; a sentence, or "not drawn" where the plan draws sites.
-    validation_loss: mean over the validation films of all sites, in nats; None where the plan doesn't stop early.
+    absent: site -> why it isn't in the round's sum; a sentence, or "not drawn" where the plan draws sites; or, of a
+        site that is in it, why it isn't in the validation loss.
+    validation_loss: mean over the validation films of all sites, in nats; None where the plan doesn't stop early, or
+        where a site's answer is missing.
     """
 
     number: int

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -42,8 +43,12 @@ class Site:
         if not self.name or "." in self.name or self.name in RESERVED:
             raise KitError(f"A site can't be called {self.name!r}: no dot, and not one of {', '.join(RESERVED)}.")
 
-    def check(self, plan: TrainingPlan) -> None:
-        """Refuse a plan that these films can't serve; a label that the site lacks is no obstacle."""
+    def check(self, plan: TrainingPlan, held: int = 0) -> None:
+        """Refuse a plan that these films can't serve; a label that the site lacks is no obstacle.
+
+        Args:
+            held: training films that were set aside for validation (for the sentence alone).
+        """
         for films in (self.train, self.test, self.validation or self.train):
             for what in ("classes", "size", "geometry"):
                 if getattr(films, what) != getattr(plan, what):
@@ -53,7 +58,8 @@ class Site:
         if not len(self.train):
             raise KitError(f"Site {self.name} has no training film.")
         if len(self.train) < 2 and plan.norm == "batch":
-            raise KitError(f'Site {self.name} has a single training film; BatchNorm needs two. Use norm="group".')
+            why = f", as {held} are set aside for validation" if held else ""
+            raise KitError(f'Site {self.name} has a single training film{why}; BatchNorm needs two. Use norm="group".')
 
     def with_validation(self, plan: TrainingPlan) -> Site:
         """The site with validation films of its own, if the plan stops early; else itself.
@@ -77,12 +83,12 @@ class Site:
 
     def pixel_sums(self) -> Tensors:
         """Number, sum and sum of squares of the training films' pixels: float64 scalars."""
-        images = self.train.images
-        return {
-            "pixels": torch.tensor(images.numel(), dtype=torch.float64),
-            "sum": images.sum(dtype=torch.float64),
-            "sum_of_squares": images.square().sum(dtype=torch.float64),
-        }
+        total = squares = 0.0
+        for film in self.train.images.numpy():  # film by film on one thread: the same to the bit on any number of cores
+            pixels = film.astype(np.float64)
+            total, squares = total + pixels.sum(), squares + np.square(pixels).sum()
+        found = {"pixels": self.train.images.numel(), "sum": total, "sum_of_squares": squares}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
 
     def class_counts(self) -> Tensors:
         """How many training films have each label: float64 [classes]."""
@@ -107,8 +113,11 @@ class Site:
         the number of steps and the mean loss, which the server gets in clear to show progress.
         """
         network = _workspace(task, device.kind)
-        rule = LOCAL_RULES[task.plan.strategy](task, memory if memory is not None else SiteMemory(), network)
-        training = train_locally(network, self.train, task, site=self.name, rule=rule, device=device, on_step=on_step)
+        memory = memory if memory is not None else SiteMemory()
+        rule = LOCAL_RULES[task.plan.strategy](task, memory, network)
+        training = train_locally(
+            network, self.train, task, site=self.name, rule=rule, memory=memory, device=device, on_step=on_step
+        )
         return rule.contribution(self.weight(task.plan)), training
 
     @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -20,9 +19,13 @@ class Aggregator(Protocol):
 
     A site's weight is one of the named parts, so that whoever is missing from the sum is missing from the
     weights as well, and the mean over those who stayed needs no correction.
+
+    survivors: the sites that are in the last sum. min_survivors: how many must be in each.
     """
 
     transcript: Transcript
+    survivors: tuple[str, ...]
+    min_survivors: int
 
     def sum(
         self, purpose: str, contributions: Mapping[str, Contribution], fields: Mapping[str, Field] | None = None
@@ -49,9 +52,10 @@ class PlainSum:
     `SecureSum` refuses.
     """
 
-    @cached_property
-    def transcript(self) -> Transcript:
-        return Transcript()
+    min_survivors = 1
+
+    def __init__(self) -> None:
+        self.transcript, self.survivors = Transcript(), ()
 
     def sum(
         self, purpose: str, contributions: Mapping[str, Contribution], fields: Mapping[str, Field] | None = None
@@ -63,6 +67,7 @@ class PlainSum:
             self.transcript.clear(purpose, site, "its whole contribution", size)
             for name, part in contribution.items():
                 total[name] = total[name].add_(part) if name in total else part.clone()
+        self.survivors = tuple(contributions)
         return total
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..errors import KitError
@@ -37,7 +38,8 @@ def default_threshold(sites: int) -> int:
 class Agreement:
     """The terms of one round. Every message carries their hash, so that none passes for another round's.
 
-    run: 16 bytes, different for each run. purpose: unique in the run, e.g. "round 3 update".
+    run: 16 bytes, different for each run, and the same when it's taken up again. purpose: unique in the run, e.g.
+        "round 3 update". attempt: 16 bytes, drawn anew each time that the round is tried.
     sites: who takes part, in order. identities: their Ed25519 public keys (32 bytes), known ahead.
     words: length of the vector. layout: SHA-256 of the meaning of its words.
     min_survivors: with fewer contributions in the sum, the round aborts.
@@ -54,6 +56,7 @@ class Agreement:
     layout: bytes
     min_survivors: int = SMALLEST_ANONYMITY
     unsafe_two_survivors: bool = False
+    attempt: bytes = field(default_factory=lambda: secrets.token_bytes(RUN_BYTES))
 
     def __post_init__(self) -> None:
         check_sites(self.purpose, self.sites, self.min_survivors, self.unsafe_two_survivors)
@@ -61,8 +64,8 @@ class Agreement:
             raise KitError(f"{self.purpose}: two sites have the same name or the same identity.")
         if len(self.identities) != len(self.sites) or any(len(key) != 32 for key in self.identities):
             raise KitError(f"{self.purpose}: every site needs an Ed25519 public key of 32 bytes, known before the round.")
-        if len(self.run) != RUN_BYTES:
-            raise KitError(f"{self.purpose}: a run's id has {RUN_BYTES} bytes, this one {len(self.run)}.")
+        if {len(self.run), len(self.attempt)} != {RUN_BYTES}:
+            raise KitError(f"{self.purpose}: the ids of a run and of an attempt have {RUN_BYTES} bytes each.")
         if not 0 < len(self.purpose.encode()) <= _LONGEST_PURPOSE:
             raise KitError(f"A round's purpose has 1 to {_LONGEST_PURPOSE} bytes, this one {len(self.purpose.encode())}.")
 
@@ -76,7 +79,7 @@ class Agreement:
         """SHA-256 over all terms."""
         terms = [
             self.run.hex(), self.purpose, self.sites, [key.hex() for key in self.identities], self.words, self.layout.hex(),
-            self.threshold, self.min_survivors,
+            self.threshold, self.min_survivors, self.attempt.hex(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(terms).encode()).digest()
 

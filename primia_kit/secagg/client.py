@@ -41,7 +41,8 @@ class Client:
        encrypted under the key that C_u and C_v agree on.
     2. masked input. For all v whose shares came (U2):  y_u = x_u + PRG(b_u) ± PRG(S_u, S_v)  mod 2^32,
        plus for u < v, minus for u > v.
-    3. consistency. The server tells whose vectors came (U3). Sign the keys, U2 and U3 as they were told.
+    3. consistency. The server tells whose vectors came (U3). Sign the keys, U2 and U3 as they were told, unless
+       another U3 was signed in an earlier attempt at this round.
     4. unmasking. If t others were told the same: for each v in U2 release the share of b_v if v is in U3,
        else that of s_v. Never both.
 
@@ -49,9 +50,10 @@ class Client:
 
     Args:
         write_input: writes x_u into a uint32 vector [agreement.words] when step 2 is reached.
-        identity: the site's own; it refuses a round that it has taken part in before.
+        identity: the site's own; its history refuses an attempt that it has taken part in before, and a second list of
+            survivors for a round.
 
-    Raises: KitError if the site isn't part of the agreement, or the round isn't new.
+    Raises: KitError if the site isn't part of the agreement, or the attempt isn't new.
     """
 
     def __init__(self, agreement: Agreement, site: str, identity: Identity, write_input: Callable[[np.ndarray], None]):
@@ -60,7 +62,7 @@ class Client:
         self.agreement, self.site, self.index = agreement, site, agreement.sites.index(site)
         if identity.public != agreement.identities[self.index]:
             raise KitError(f"{agreement.purpose}: the agreement knows site {site} by another identity.")
-        identity.begin(agreement.run, agreement.purpose)
+        identity.history.begin(agreement.run, agreement.purpose, agreement.attempt)
         self._identity, self._write_input = identity, write_input
         self._phase: Phase | None = None  # of the last message sent
         self._self_mask_seed, self._mask_seed = keys.new_seed(), keys.new_seed()
@@ -158,6 +160,12 @@ class Client:
         if self.index not in self._survivors:
             raise self._aborted("the server says that this site's vector didn't come")
         self._enough("sent a vector", self._survivors)
+        survivors = [self.agreement.sites[v] for v in self._survivors]
+        if not self._identity.history.signs(self.agreement.run, self.agreement.purpose, survivors):
+            raise self._aborted(
+                "it has signed another list of survivors in an earlier attempt at this round, whose sum may be known, and two "
+                "such sums give the contribution away that is in one of them only: all who were in that sum must be in this one"
+            )
         return self._message(Phase.CONSISTENCY, self._view())
 
     def _view(self) -> bytes:

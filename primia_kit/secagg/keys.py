@@ -6,7 +6,6 @@ new ones in every round, so no nonce is ever used twice under a key.
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
@@ -18,28 +17,26 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ..errors import KitError
+from .history import History
 
 SEED_BYTES = 16  # Shamir's scheme in PyCryptodome shares 16 bytes, over GF(2^128)
 _NAME = b"PriMIA Kit secure aggregation 1: "
 
 
 class Identity:
-    """A hospital's Ed25519 key, and the rounds that it has taken part in.
+    """A hospital's Ed25519 key, and what it remembers of its rounds.
 
     The others must know `public` before a run, from a source that they trust: who swaps identities can stand
     between all sites.
 
     Args:
         key: the private key.
-        history: a file that remembers the rounds (created, appended to, fsynced); None remembers them in
-            this process alone, and a hospital that could be made to start again needs the file: the sums of
-            the same round over two groups of survivors differ by a single contribution.
+        history: a file that remembers the rounds, see `History`; None remembers them in this process alone, and a
+            hospital that may be started again needs the file.
     """
 
     def __init__(self, key: Ed25519PrivateKey, history: Path | None = None):
-        self._key, self._history = key, history
-        self._rounds = set(history.read_text().split()) if history and history.exists() else set()
+        self._key, self.history = key, History(history)
 
     @classmethod
     def generate(cls, history: Path | None = None) -> Identity:
@@ -53,21 +50,6 @@ class Identity:
     def sign(self, digest: bytes) -> bytes:
         """64 bytes: the signature of a message's digest."""
         return self._key.sign(_NAME + digest)
-
-    def begin(self, run: bytes, purpose: str) -> None:
-        """Claim a round, once for ever.
-
-        Raises: KitError if this identity has taken part in it before.
-        """
-        name = hkdf(run + purpose.encode(), b"", "round", size=16).hex()
-        if name in self._rounds:
-            raise KitError(f"{purpose}: this hospital has taken part in this round of the run before; no round is run twice.")
-        if self._history:
-            with self._history.open("a") as file:
-                file.write(name + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        self._rounds.add(name)
 
 
 def is_signed(public: bytes, digest: bytes, signature: bytes) -> bool:

@@ -31,7 +31,8 @@ class SecureSum:
     Bonawitz et al. 2017, see `Client` for the protocol. A site that drops out before its masked vector came
     is missing from the sum, and from the weight in it; one that drops out afterwards is in it.
 
-    One object serves one run: its run id is part of all keys, and a purpose can't be summed twice.
+    One object serves one run. A purpose may be summed again, since an attempt can fail, but only over the same
+    survivors, see `History`.
 
     Args:
         identities: site -> its Ed25519 identity; made on the spot for sites that have none, which is right
@@ -42,6 +43,7 @@ class SecureSum:
         unsafe_two_survivors: allow min_survivors = 2 (its default then). Each of two survivors learns the
             other's contribution: for lessons alone, and the transcript says so.
         transcript: where the server's view is noted; default a new one.
+        run: the run's id, 16 bytes, where a run is taken up again; default a new one.
 
     After a sum, `survivors` names the sites that are in it.
     """
@@ -54,6 +56,7 @@ class SecureSum:
         min_survivors: int | None = None,
         unsafe_two_survivors: bool = False,
         transcript: Transcript | None = None,
+        run: bytes | None = None,
     ):
         self.identities = dict(identities or {})
         self._make_identities = identities is None
@@ -62,7 +65,7 @@ class SecureSum:
         self.unsafe_two_survivors = unsafe_two_survivors
         self.transcript = transcript if transcript is not None else Transcript()
         self.survivors: tuple[str, ...] = ()
-        self._run = secrets.token_bytes(RUN_BYTES)
+        self._run = run if run is not None else secrets.token_bytes(RUN_BYTES)
 
     def sum(
         self, purpose: str, contributions: Mapping[str, Contribution], fields: Mapping[str, Field] | None = None

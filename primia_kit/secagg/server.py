@@ -187,7 +187,7 @@ class Server:
             if not genuine:
                 raise AggregationAborted(
                     f"{self.agreement.purpose}: a secret of site {self.agreement.sites[u]} can't be rebuilt: one of the shares "
-                    "of it is false. Repeat the round under another purpose."
+                    "of it is false. The sum may have been opened all the same: don't repeat the round with other sites."
                 )
         add_masks(self._sum, masks)
         self.survivors = tuple(self.agreement.sites[u] for u in sorted(self._inputs))

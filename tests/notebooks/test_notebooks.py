@@ -78,6 +78,19 @@ def test_a_notebook_runs_and_shows_something(path, tmp_path):
     assert not any(output.get("name") == "stderr" for output in outputs), [o.text for o in outputs if o.get("name") == "stderr"]
 
 
+def test_the_federated_notebook_trains_nothing_twice_and_leaves_out_what_isnt_wanted(tmp_path):
+    """FedBN as the strategy isn't trained a second time as the personal variant; skew=0 leaves section 5 out."""
+    path = ROOT / "notebooks" / "02_federated_training.ipynb"
+    executed = execute(path, SMALL[path.stem] | {"strategy": "fedbn", "skew": 0}, tmp_path)
+    found = recorded(executed)
+    assert "federated.mcc" in found and not any(name.startswith("fedbn") for name in found)
+    assert {"central.ece", "federated.sensitivity.viral.low", "federated.A.ece"} <= found.keys()
+    shown = [o for cell in executed.cells for o in cell.get("outputs", ())]
+    assert not any("skewed" in o.get("text", "") for o in shown)
+    with pytest.raises(papermill.PapermillExecutionError, match="seeds is 0; each way must be trained"):
+        execute(path, SMALL[path.stem] | {"seeds": 0}, tmp_path)
+
+
 def test_a_broken_notebook_fails(tmp_path):
     """The two tests above can fail: a cell that raises, and each fault of form, are found."""
     whole = nbformat.read(NOTEBOOKS[0], as_version=4)
