@@ -1,12 +1,19 @@
-"""Pictures of computing on shares: the clock of fixed-point numbers, truncation, comparison."""
+"""Pictures of computing on shares: fixed-point numbers, truncation, comparison, and an encrypted inference."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..mpc import Ring
-from .style import BLUE, GRAY, ORANGE, new_figure, without_frame
+from .pixels import side_by_side
+from .style import BLUE, GRAY, GREEN, MARKERS, ORANGE, PALETTE, new_figure, shortened, without_frame
+
+if TYPE_CHECKING:
+    from ..inference.parties.events import LayerEvent
 
 
 def fixed_point_wrap(ring: Ring, fraction_bits: int) -> Figure:
@@ -61,4 +68,67 @@ def relu_of_shares(x: np.ndarray, y: np.ndarray, opened: np.ndarray, bit: np.nda
         right.bar(np.arange(2) + offset, share, 0.4, color=colour, hatch=hatch, edgecolor="white", label=name)
     right.set(xticks=[0, 1], xlabel="opened bit", title="and the masked sign", ylim=(0, 0.75))
     right.legend(fontsize=8, ncols=2)
+    return without_frame(figure)
+
+
+def ring_pictures(shares: Mapping[str, np.ndarray], bits: int, film: np.ndarray | None = None) -> Figure:
+    """Words of a ring as gray values, each picture over the whole ring; beside them a film, if one is given.
+
+    Args:
+        shares: name -> uint64 [1, H, W, C], of which the first channel is drawn; only the lowest `bits` bits count.
+        film: float [H, W] in [0, 1].
+    """
+    pictures = {} if film is None else {"the film": film}
+    ring = Ring(bits)
+    for name, words in shares.items():
+        # Half a turn on: zero is gray, so that a value (small beside the ring) is told from noise.
+        pictures[name] = (ring.signed(words[0, ..., 0]) / 2.0**bits + 0.5).clip(0, 1)
+    return side_by_side(pictures, columns=len(pictures))
+
+
+def layer_costs(events: Iterable[LayerEvent]) -> Figure:
+    """Seconds and bytes of each operation of one inference, as one party measured them."""
+    events = [e for e in events if e.seconds > 0 or e.sent or e.received]
+    figure = new_figure(9.5, max(3.2, 0.17 * len(events)))
+    seconds, traffic = figure.subplots(1, 2, sharey=True)
+    rows = np.arange(len(events))
+    seconds.barh(rows, [1000 * e.seconds for e in events], color=BLUE)
+    seconds.set(xlabel="milliseconds", yticks=rows, ylim=(len(events) - 0.4, -0.6))
+    seconds.set_yticklabels([f"{shortened(e.name, 28)} ({e.kind})" for e in events], fontsize=7)
+    sent, received = (np.array([getattr(e, way) for e in events]) / 1e3 for way in ("sent", "received"))
+    traffic.barh(rows, sent, color=ORANGE, label="sent")
+    traffic.barh(rows, received, left=sent, color=GREEN, hatch="///", edgecolor="white", label="received")
+    traffic.set(xlabel="kB")
+    traffic.legend(fontsize=8, loc="lower right")
+    for axis in (seconds, traffic):
+        axis.grid(axis="x", alpha=0.4)
+    return without_frame(figure)
+
+
+def opened_values(opened: np.ndarray, bits: int) -> Figure:
+    """How evenly masked values of `bits` bits are spread, and each of their bits."""
+    figure = new_figure(9, 2.6)
+    spread, each = figure.subplots(1, 2)
+    spread.hist(opened / 2.0**bits, bins=64, range=(0, 1), color=BLUE)
+    spread.set(xlabel=f"opened value / 2^{bits}", ylabel="values", title=f"{len(opened):,} opened values")
+    ones = [float(((opened >> np.uint32(bit)) & np.uint32(1)).mean()) for bit in range(bits)]
+    each.plot(range(bits), ones, "o", color=ORANGE, ms=4)
+    each.axhline(0.5, color=GRAY, lw=1)
+    each.set(xlabel="bit", ylabel="share of ones", ylim=(0.4, 0.6), title="each bit is a coin")
+    return without_frame(figure)
+
+
+def agreement(clear: np.ndarray, encrypted: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Logits in clear and under encryption, and by how much they differ: float [n, classes] each."""
+    figure = new_figure(9, 3)
+    both, apart = figure.subplots(1, 2)
+    for i, name in enumerate(classes):
+        style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "ls": "", "ms": 5, "alpha": 0.7}
+        both.plot(clear[:, i], encrypted[:, i], label=name, **style)
+        apart.plot(clear[:, i], encrypted[:, i] - clear[:, i], **style)
+    both.axline((0, 0), slope=1, color=GRAY, lw=1, zorder=0)
+    both.set(xlabel="logit in clear", ylabel="logit under encryption")
+    both.legend(fontsize=8)
+    apart.axhline(0, color=GRAY, lw=1, zorder=0)
+    apart.set(xlabel="logit in clear", ylabel="difference")
     return without_frame(figure)

@@ -22,6 +22,7 @@ SMALL = {  # each notebook has its line here: there is no list of notebooks to s
     "02_federated_training": {"patients": 10, "rounds": 1, "size": 32, "seeds": 1},
     "03_secure_aggregation": {"patients": 10, "rounds": 1, "parameters": 1000},
     "06_secret_sharing": {"size": 32, "count": 2000},
+    "07_encrypted_inference": {"patients": 10, "rounds": 1, "size": 32, "films": 4, "batch": 2, "architecture": "small_cnn"},
 }
 FIRST_WORDS, LAST_WORDS = ("question", "see", "how long"), ("learned", "leaks", "limits", "exercises", "<details>")
 
