@@ -194,6 +194,28 @@ def test_a_replayed_id_is_refused_by_whoever_has_used_it(room):
         second.prepare()
 
 
+def test_material_that_was_lost_on_its_way_is_replaced(room):
+    """The provider took it out of its store, and the model owner never got it: a new session has some more dealt."""
+    first = room.session()
+    first.stock(1)
+    (lost,) = room.provider.store.ready()
+    room.provider.store.take(lost)
+    first.close()
+    with room.session() as session:
+        thread = threading.Thread(target=lambda: room.model.fetch(room.to_provider))
+        thread.start()
+        assert (session.infer(image()) == right(image())).all()
+        thread.join(5)
+    session = room.session()
+    session._provider.close()
+    session._provider = None
+    with pytest.raises(KitError, match="has fetched nothing in 0 s"):
+        session.prepare(patience=0)
+    with pytest.raises(KitError, match=r"Nothing dealt for 2 image\(s\) is left"):
+        session.prepare(2)
+    session.close()
+
+
 def test_a_full_store_makes_the_model_owner_wait(tmp_path):
     room = Room(tmp_path, limit=500)
     session = room.session()
@@ -369,6 +391,28 @@ def test_the_model_predicts_a_throttled_run(tmp_path):
         room.close()
     assert seconds["slow"] > seconds["plain"] + 0.1
     assert seconds["slow"] == pytest.approx(predicted, rel=0.25)
+
+
+def test_exchanges_that_were_counted_are_those_that_the_protocol_foresees():
+    """The messages' own clock, against the dialogue that both parties work out from the program; with the kit's engine."""
+    import torch
+    from torch import nn
+
+    from primia_kit.inference import compile_private
+    from primia_kit.mpc import Dialogue
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 3))
+    images = torch.randn(4, 1, 8, 8)
+    compiled = compile_private(net, images)
+    with TeachingSession(compiled.program, compiled.weights) as lesson:
+        run = lesson.run(images.numpy())
+        events = [event.data_owner for event in run]
+        assert np.allclose(run.answer.reshape(4, 3), net(images).detach(), atol=5e-3)
+    foreseen = Dialogue(compiled.program, 4)
+    assert sum(event.exchanges for event in events) == foreseen.exchanges
+    sizes = [sum(13 + size for size in sizes) for sizes in foreseen.messages]  # with the frames' headers
+    assert [sum(event.sent for event in events), sum(event.received for event in events)] == sizes
 
 
 # -- three processes

@@ -59,6 +59,7 @@ class Session:
     ):
         self._model, self._provider, self._folder, self._wrap = model, provider, Path(folder), wrap
         self._ready: tuple[str, int, Any] | None = None
+        self._dealt: set[bytes] = set()  # in this session
         self.open, self._store = True, None
         try:
             messages.greet(model)
@@ -105,6 +106,7 @@ class Session:
             raise KitError(f"The provider dealt {len(found['ids'])} inferences where {count} were asked for.")
         for id, seed in zip(found["ids"], found["seeds"], strict=True):
             self._store.put(bytes.fromhex(id), {"model": self._model_id, "batch": batch}, bytes.fromhex(seed))
+            self._dealt.add(bytes.fromhex(id))
 
     def prepare(self, batch: int = 1, patience: float = 120.0) -> None:
         """Do all that needs no image: take an id (used from here on), and compute this party's share of each layer.
@@ -120,8 +122,11 @@ class Session:
             return
         end = time.monotonic() + patience
         while not (common := self._common(batch)):
-            if not any(meta["batch"] == batch for meta in self._store.ready().values()):
-                self.stock(1, batch)
+            mine = {id for id, meta in self._store.ready().items() if meta["batch"] == batch}
+            if self._provider is not None and not mine & self._dealt:
+                self.stock(1, batch)  # what earlier sessions left may be lost on its way to the model owner
+            elif not mine:
+                raise KitError(f"Nothing dealt for {batch} image(s) is left: connect with the provider, too.")
             elif time.monotonic() > end:
                 raise KitError(f"The model owner has fetched nothing in {patience:g} s: does it reach the provider?")
             time.sleep(0.05)
