@@ -415,6 +415,52 @@ def test_exchanges_that_were_counted_are_those_that_the_protocol_foresees():
     assert [sum(event.sent for event in events), sum(event.received for event in events)] == sizes
 
 
+# -- the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data", "--connect-model", "localhost:1", "--cert", "CERT/data", "--store", "s"], "Name an --image"),
+        (["data", "--connect-model", "localhost", "--cert", "CERT/data", "--store", "s", "--stock", "1"], "HOST:PORT"),
+        (["provider", "--listen", "localhost:0", "--cert", "CERT/data", "--store", "s"], "not of a crypto provider"),
+        (["provider", "--listen", "localhost:0", "--cert", "nowhere", "--store", "s"], "primia certificates FOLDER provider"),
+        (
+            [
+                "model",
+                "--listen",
+                "localhost:0",
+                "--connect-provider",
+                "h:1",
+                "--cert",
+                "CERT/model",
+                "--store",
+                "s",
+                "--model",
+                "m",
+            ],
+            "m can't be read",
+        ),
+    ],
+)
+def test_mistakes_on_the_command_line_are_sentences(arguments, words, federation, tmp_path, monkeypatch, capsys):
+    from primia_kit.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["party", *(argument.replace("CERT", str(federation)) for argument in arguments)]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["certificates"], ["party"], ["party", "provider"], ["party", "model"], ["party", "data"]])
+def test_help_teaches(arguments, capsys):
+    from primia_kit.cli import main
+
+    with pytest.raises(SystemExit):
+        main([*arguments, "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100 and len(text) > 500
+
+
 # -- three processes
 
 

@@ -84,7 +84,10 @@ class Session:
 
     @property
     def transcript(self) -> list[Message]:
-        """What this party sent and received: first with the provider, then with the model owner, in order."""
+        """What this party sent and received: first with the provider, then with the model owner, in order.
+
+        Of the engine's messages, those of the last inference.
+        """
         return (self._provider.transcript if self._provider else []) + self._model.transcript
 
     def stock(self, count: int, batch: int = 1) -> None:
@@ -151,6 +154,7 @@ class Session:
         words = self.encode(images)
         self.prepare(len(words))
         (id, batch, prepared), self._ready = self._ready, None
+        self._model.transcript[:] = [message for message in self._model.transcript if message.kind != "data"]
 
         def infer(channel, on_op):
             with self._model.allowing(data=largest_message(self._owner, batch)):

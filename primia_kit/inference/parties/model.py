@@ -228,6 +228,8 @@ class _Visit:
         with channel.allowing(data=largest_message(service._owner, batch)):
             service._owner.infer(prepared, service._wrap(channel), on_op=layers)
         messages.send(channel, "done")
+        if watch is None:
+            channel.transcript.clear()  # nobody reads it, and a connection may last for thousands of inferences
         service._tell(f"An inference of {batch} image(s) for {channel.peer} is done.")
 
 
