@@ -1,4 +1,4 @@
-"""Data owner, model owner and provider talk to each other: answers, seeds, budgets, cancelling, TLS, three processes."""
+"""Data owner, model owner and provider talk to each other: answers, seeds, budgets, cancelling."""
 
 import os
 import threading
@@ -126,6 +126,15 @@ def test_cancel_interrupts_a_wait(room, monkeypatch):
     assert time.monotonic() - start < 3 and run.state == "cancelled"
     room.model_thread.join(5)
     assert any(end and "data owner" in end for end in room.ends), room.ends
+
+
+def test_cancelling_too_late_harms_nothing(room):
+    with room.session() as session:
+        room.stock(session, 2)
+        run = session.run(image())
+        list(run)
+        run.cancel()
+        assert run.state == "done" and (session.infer(image()) == right(image())).all()
 
 
 def test_the_budget_is_of_each_data_owner_and_survives(tmp_path):
