@@ -100,7 +100,7 @@ def test_a_cancelled_inference_ends_at_both_and_its_id_stays_used(room):
     del event
     run_closed = run.state
     room.model_thread.join(5)
-    assert not room.model_thread.is_alive() and run_closed in ("running", "cancelled")
+    assert not room.model_thread.is_alive() and run_closed == "cancelled"
     assert len(os.listdir(room.folder / "model/dealt/used")) == 1
     with pytest.raises(KitError, match="session has ended"):
         session.run(image())
