@@ -211,6 +211,25 @@ def test_larger_values_get_fewer_fraction_bits():
         assert run_clear(model.program, model.weights, images * factor).outputs.shape == (4, 2, 6, 6)
 
 
+def test_relu6_keeps_room_for_the_six_that_it_subtracts():
+    network, images = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU6()), torch.ones(1, 1, 2, 2)
+    for weight, bits in ((-120.0, 13), (-124.0, 12)):
+        nn.init.constant_(network[0].weight, weight)
+        model = compile_private(network, images, margin=1)
+        assert model.program.ops[-2].fraction_bits == bits and model.headroom["1"] >= 1
+        assert run_clear(model.program, model.weights, images).used["1"] <= 1
+
+
+def test_weights_just_below_a_power_of_two_round_to_less_than_2_to_the_15():
+    conv = nn.Conv2d(1, 1, 1)
+    nn.init.constant_(conv.weight, 1 - 2.0**-20)
+    images = 30 * torch.randn(2, 1, 4, 4)
+    model = compile_private(conv, images, precision=16, split=99)
+    (name,) = model.weights
+    assert 2**13 < model.weights[name][0].max() < 2**15
+    assert run_clear(model.program, model.weights, images).outputs.shape == (2, 1, 4, 4)
+
+
 def test_values_that_are_compared_with_each_other_keep_to_half_the_window():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2))
     images = 200 * torch.randn(4, 1, 8, 8)
@@ -277,8 +296,8 @@ def test_what_is_revealed():
 def test_probabilities_ignore_a_number_added_to_all_channels():
     done = compile_private(trained(), torch.rand(4, 1, 32, 32), reveal="probabilities")
     words = np.array([[[[5, 9000, 1]]]], np.uint64) << np.uint64(15)
-    mask, top = np.uint64((1 << done.program.bits) - 1), np.uint64((1 << done.program.bits) - 70000)
-    np.testing.assert_array_equal(decode_outputs(done.program, words), decode_outputs(done.program, words + top & mask))
+    half = np.uint64((1 << done.program.bits - 1) - (100 << 15))  # the second word passes from positive to negative
+    np.testing.assert_array_equal(decode_outputs(done.program, words), decode_outputs(done.program, words + half))
 
 
 def test_images_are_encoded_as_the_program_says():
