@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import threading
 import time
 from pathlib import Path
@@ -158,6 +159,7 @@ def _model(options: argparse.Namespace) -> int:
 
 
 def _until_stopped(listener, service) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what stops services; ids that are in use stay used
     try:
         threading.Event().wait()
     finally:

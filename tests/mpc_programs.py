@@ -62,6 +62,10 @@ class Builder:
         return Program(self.bits, tuple(self.ops.values()))
 
 
+def words(shape, low=-(1 << 10), high=1 << 10, seed=0, bits=38):
+    return Ring(bits).reduce(np.random.default_rng(seed).integers(low, high, shape).view(np.uint64))
+
+
 def random_weights(program: Program, seed=0, size=1 << 7, extreme=0):
     """Short weights below `size`, and small biases; or all of them the largest there are."""
     rng, values, weights = np.random.default_rng(seed), {op.name: op for op in program.ops}, {}
@@ -160,7 +164,7 @@ class Parties:
 
     def infer(self, images, prepared=None, on_op=(None, None), channels=None):
         ours, theirs = prepared or self.prepare(len(images))
-        one, other = channels or local_channels(5)
+        one, other = channels or local_channels()
         failures = []
 
         def serve():

@@ -151,6 +151,9 @@ FORWARDS = {
         s.norm1d(F.relu(torch.flatten(s.a(x), 1)) + s.b(x).flatten(1))),
     "flattened and concatenated": lambda s, x: s.fc3(
         torch.cat([F.avg_pool2d(s.a(x), 6).flatten(1), s.b(x).flatten(1), x.mean((2, 3))], 1)),
+    "linear layers alone": lambda s, x: s.fc2(F.relu(s.fc(x.flatten(1)))),
+    "a layer read twice": lambda s, x: s.a(F.relu(s.a(x))),
+    "nothing but an activation": lambda s, x: F.relu(x),
     "mean": lambda s, x: s.fc2(torch.mean(s.head(x), dim=[-2, -1])),
     "mean, kept": lambda s, x: s.head2(s.head(x).mean((2, 3), keepdim=True)).flatten(1),
     "functional convolution": lambda s, x: F.conv2d(x, s.a[0].weight, None, padding=1),

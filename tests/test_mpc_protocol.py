@@ -1,6 +1,9 @@
 """Whole inferences: every value, put together from both parties' shares, is what the operation means for integers."""
 
+import hashlib
+import re
 import secrets
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primia_kit.errors import KitError
-from primia_kit.mpc import DATA_OWNER, MODEL_OWNER, DataOwner, Dialogue, ModelOwner, Op, Program, Ring, dialogue, local_channels
+from primia_kit.mpc import Dialogue, Ring, dialogue, local_channels
 from primia_kit.mpc.program import REVEALS
 from primia_kit.mpc.threads import get_threads, set_threads
 
-from .mpc_programs import Builder, Parties, clear, random_weights
+from .mpc_programs import Builder, Parties, clear, random_weights, words
 
 WINDOW = 1 << 20
 
@@ -26,10 +29,6 @@ def loops(request, monkeypatch):
 def small_pieces(monkeypatch):
     """Many pieces in a small program."""
     monkeypatch.setattr(dialogue, "PIECE", 64)
-
-
-def words(shape, low=-(1 << 10), high=1 << 10, seed=0, bits=38):
-    return Ring(bits).reduce(np.random.default_rng(seed).integers(low, high, shape).view(np.uint64))
 
 
 def check(program, images, weights=None, parties=None):
@@ -233,6 +232,8 @@ def test_a_preparation_serves_once_and_rooms_serve_again():
     with pytest.raises(KitError, match="has served an inference"):
         parties.model.infer(theirs, local_channels()[0])
     assert len(parties.data._spare) == len(parties.model._spare) == 2  # two were prepared at a time, and no more
+    for batch in (3, 1, 2):
+        check(program, words((batch, 8, 8, 1)), parties=parties)
 
 
 def test_the_same_seeds_give_the_same_shares():
@@ -262,69 +263,9 @@ def test_on_op_can_stop_an_inference():
         parties.data.infer(ours, words((1, 12, 10, 2)), one)
 
 
-def test_what_does_not_fit_is_a_sentence():
-    b = Builder((8, 8, 1))
-    program = b.program(b.same("relu", b.conv("input", 4), shift=8))
-    weights = random_weights(program)
-    parties = Parties(program, weights)
-    ours, _ = parties.prepare()
-    with pytest.raises(KitError, match=r"images are uint64 \[1, 8, 8, 1\]"):
-        parties.data.infer(ours, words((2, 8, 8, 1)), local_channels()[0])
-    ours.use()  # it was not used up by a wrong image
-    with pytest.raises(KitError, match="bytes are dealt, but 100 came"):
-        parties.model.prepare(bytes(32), bytes(100))
-    with pytest.raises(KitError, match="δ for this program takes"):
-        DataOwner(program, bytes(5))
-    with pytest.raises(KitError, match="differ in conv1"):
-        ModelOwner(program, {})
-    with pytest.raises(KitError, match=r"conv1: its bias: int64 \[4\] are needed"):
-        ModelOwner(program, {"conv1": (weights["conv1"][0], np.zeros(3, np.int64))})
-    with pytest.raises(KitError, match="conv1: weights lie below"):
-        ModelOwner(program, {"conv1": (weights["conv1"][0] << 9, weights["conv1"][1])})
-
-
-@pytest.mark.parametrize(
-    "change, word",
-    [
-        (dict(shape=(7, 8, 4)), "conv1: a conv of such inputs has shape"),
-        (dict(fraction_bits=15), "conv1: its value has 16 fraction bits"),
-        (
-            dict(attributes=dict(kernel=[9, 9], stride=[1, 1], padding=[0, 0], dilation=[1, 1], groups=1, weight_bits=8)),
-            "doesn't fit",
-        ),
-        (
-            dict(attributes=dict(kernel=3, stride=[1, 1], padding=[0, 0], dilation=[1, 1], groups=1, weight_bits=8)),
-            "describe no conv",
-        ),
-    ],
-)
-def test_a_program_that_does_not_add_up_is_refused(change, word):
-    b = Builder((8, 8, 1))
-    program = b.program(b.same("relu", b.conv("input", 4), shift=8))
-    op = program.ops[1]
-    wrong = Op(
-        **{
-            **dict(name=op.name, kind=op.kind, inputs=op.inputs, shape=op.shape, fraction_bits=16, attributes=op.attributes),
-            **change,
-        }
-    )
-    with pytest.raises(KitError, match=word):
-        ModelOwner(Program(38, (program.ops[0], wrong, *program.ops[2:])), {})
-
-
-def test_a_shift_leaves_a_window():
-    b = Builder((8, 8, 1), 20)
-    with pytest.raises(KitError, match="leaves no 22 of a ring of 38"):
-        ModelOwner(b.program(b.same("relu", "input", shift=17)), {})
-
-
-def test_local_channels_say_what_is_wrong():
-    one, other = local_channels(0.05)
-    one.send(b"abc", np.arange(2, dtype=np.uint8))
-    assert bytes(other.receive(5)) == b"abc\0\1" and other.received_bytes == one.sent_bytes == 5
-    with pytest.raises(KitError, match="said nothing"):
-        other.receive(1)
-    other.send(b"abc")
-    with pytest.raises(KitError, match="4 bytes were due"):
-        one.receive(4)
-    assert (DATA_OWNER, MODEL_OWNER) == (0, 1)
+def test_compiled_loops_that_call_others_are_compiled_anew_with_them():
+    root = Path(dialogue.__file__).parent
+    called = b"".join((root / part / "in_numba.py").read_bytes() for part in ("comparison", "packing"))
+    digest = hashlib.sha256(called).hexdigest()[:16]
+    found = re.search('CALLS = "(.*)"', (root / "wire" / "in_numba.py").read_text()).group(1)
+    assert found == digest, f'write CALLS = "{digest}" to wire/in_numba.py: numba would go on using the loops as they were'

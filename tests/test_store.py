@@ -65,6 +65,17 @@ def test_two_processes_cant_share_a_store(tmp_path):
     Store(tmp_path, 100).close()
 
 
+def test_a_file_that_is_no_stores_is_named_and_the_folder_stays_usable(tmp_path):
+    Store(tmp_path, 100).close()
+    strange = tmp_path / "ready" / ID.hex()
+    for content in (b"", b"\x00\x00\x00\x02[]", b"\xff\xff\xff\xff{}", b"\x00\x00\x00\x02{x"):
+        strange.write_bytes(content)
+        with pytest.raises(KitError, match="is no file of a store: delete it"):
+            Store(tmp_path, 100)
+    strange.unlink()
+    Store(tmp_path, 100).close()
+
+
 def test_damaged_material_is_refused_and_used_up(tmp_path):
     store = Store(tmp_path, 1000)
     store.put(ID, {}, bytes(100))

@@ -1,4 +1,7 @@
-"""Equal networks that cost less under encryption: nothing here changes what is computed, in real numbers."""
+"""Equal networks that cost less under encryption: nothing here changes what is computed, in real numbers.
+
+Folding BatchNorm before rounding is Jacob et al. 2018's ("Quantization and training of neural networks").
+"""
 
 from __future__ import annotations
 

@@ -69,17 +69,17 @@ class Lowering:
     def _value(self, name: str) -> Op:
         return self.ops[self._holds[name]]
 
-    def _narrow(self, layer: Layer, most: int, suffix: str = ".truncate", half: bool = False) -> Op:
+    def _narrow(self, layer: Layer, most: int) -> Op:
         """The layer's value with at most `most` fraction bits: truncated to what fits its window if there are more."""
         op = self._value(layer.name)
         if op.fraction_bits <= most:
             return op
-        bits = min(most, self._fraction(layer, half))
+        bits = min(most, self._fraction(layer))
         shift = op.fraction_bits - bits
-        return self._emit(layer, "truncate", (op.name,), bits, suffix, needs=WINDOW + shift, shift=shift)
+        return self._emit(layer, "truncate", (op.name,), bits, ".truncate", needs=WINDOW + shift, shift=shift)
 
-    def _fraction(self, layer: Layer, half: bool = False, plus: float = 0.0) -> int:
-        return self._formats.value_bits(layer.name, self._ranges[layer.name], half=half or self._compared(layer), plus=plus)
+    def _fraction(self, layer: Layer) -> int:
+        return self._formats.value_bits(layer.name, self._ranges[layer.name], half=self._compared(layer))
 
     def _compared(self, layer: Layer) -> bool:
         """Whether differences of these values are compared."""
@@ -155,7 +155,7 @@ class Lowering:
 
     def _max_pool(self, layer: Layer) -> None:
         before = self._layers[layer.inputs[0]]
-        op = self._narrow(before, self._fraction(before, half=True), half=True)
+        op = self._narrow(before, self._fraction(before))
         self._emit(layer, "max_pool", (op.name,), op.fraction_bits, **layer.attributes)
 
     def _sum_pool(self, layer: Layer) -> None:
@@ -211,7 +211,7 @@ class Lowering:
         if self._reveal == "label":
             if shape[2] < 2:
                 raise KitError(f"{last.name}: a label is the largest of two or more classes, and this answer has one channel.")
-            op = self._narrow(last, self._fraction(last, half=True), half=True)
+            op = self._narrow(last, self._fraction(last))
         needs = self._answer_bits(last, op.fraction_bits)
         name = self._unique("output")
         shape, bits = ((*shape[:2], 1), 0) if self._reveal == "label" else (shape, op.fraction_bits)

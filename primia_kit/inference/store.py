@@ -51,6 +51,7 @@ class Store:
     def __init__(self, folder: str | Path, limit: int):
         self.folder, self.limit = Path(folder), limit
         self._ready, self._used, self._lock = self.folder / "ready", self.folder / "used", threading.Lock()
+        self._handle: int | None = None
         try:
             for place in (self.folder, self._ready, self._used):
                 place.mkdir(parents=True, exist_ok=True)
@@ -59,18 +60,14 @@ class Store:
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.close(self._handle)
                 raise KitError(f"{self.folder} is in use by another process: stop it, or name another folder.") from None
-            for path in self._ready.iterdir():
-                if not _ID.fullmatch(path.name):  # a write that was never finished
-                    path.unlink()
-            for path in self._used.iterdir():
-                if path.stat().st_size:
-                    _wipe(path)
-            self._index = {bytes.fromhex(path.name): _read_meta(path) for path in sorted(self._ready.iterdir())}
+            self._index = self._opened()
+            self._sizes = {id: (self._ready / id.hex()).stat().st_size for id in self._index}
         except OSError as error:
             raise disk_error(error, self.folder) from error
-        self._sizes = {id: (self._ready / id.hex()).stat().st_size for id in self._index}
+        except KitError:
+            self.close()
+            raise
 
     @property
     def room(self) -> int:
@@ -120,12 +117,11 @@ class Store:
                 raise KitError(f"{name} was used before: correlated randomness serves once, or it gives secrets away.")
             if id not in self._index:
                 raise KitError(f"{name} isn't in {self.folder}: nothing was dealt under this id.")
+            meta, size = self._index.pop(id), self._sizes.pop(id)  # whatever happens, not again in this process
             try:
                 os.rename(self._ready / name, self._used / name)
                 _sync_folder(self._used)
                 _sync_folder(self._ready)
-                meta = self._index.pop(id)
-                size = self._sizes.pop(id)
                 content = bytearray(size)
                 with (self._used / name).open("rb") as file:
                     count = file.readinto(content)
@@ -144,6 +140,16 @@ class Store:
 
     def is_used(self, id: bytes) -> bool:
         return (self._used / id.hex()).exists()
+
+    def _opened(self) -> dict[bytes, Mapping[str, Any]]:
+        """Clear away what a crash has left, and see what is ready."""
+        for path in self._ready.iterdir():
+            if not _ID.fullmatch(path.name):  # a write that was never finished
+                path.unlink()
+        for path in self._used.iterdir():
+            if path.stat().st_size:
+                _wipe(path)
+        return {bytes.fromhex(path.name): _read_meta(path) for path in sorted(self._ready.iterdir())}
 
     def close(self) -> None:
         """Let another process use the folder."""

@@ -15,13 +15,14 @@ from torch import fx, nn
 
 from ..errors import KitError
 from .layers import Layer, Layers
-from .operators import INSTEAD, MODULES, Operators, Unsupported
+from .modules import INSTEAD, MODULES
+from .operators import Operators, Unsupported
 
 _CARRIED = (
     "Encrypted inference carries convolutions, linear layers, BatchNorm, ReLU, ReLU6, max and average pools, nearest and "
     "bilinear upsampling, sums, concatenations and flattening."
 )
-_SIZES = {"size", "dim", "getattr", "numel", "len"}  # what may be asked of a value whose pixels are secret
+_SIZES = {"size", "dim", "getattr", "numel"}  # what may be asked of a value whose pixels are secret
 
 
 def trace(network: nn.Module, images: torch.Tensor) -> Layers:
@@ -93,6 +94,8 @@ class _Reader(fx.Interpreter):
             self.read[node] = reader(*arguments, **keywords)
         except Unsupported as error:
             raise KitError(f"{name}: {operator} {str(error).rstrip('.')}.") from error
+        except (TypeError, AttributeError) as error:  # arguments that the reader doesn't know
+            raise KitError(f"{name}: {operator} can't be carried in this form ({error}). {_CARRIED}") from error
 
     def _call(self, node: fx.Node) -> tuple[str, str, list, dict]:
         """(layer name, operator, arguments with layers for values, keywords)"""

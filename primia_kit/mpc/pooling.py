@@ -29,9 +29,12 @@ def largest(op: Op, x: np.ndarray, compare: Compare, rooms: Rooms) -> np.ndarray
         kernel, stride, padding = (op.attributes[name][axis] for name in ("kernel", "stride", "padding"))
         starts = np.arange(op.shape[axis]) * stride - padding
         shape = (*x.shape[: axis + 1], starts.size, *x.shape[axis + 2 :])
-        taps = [rooms.take(shape, np.uint64) for _ in range(kernel)]
-        for tap, out in enumerate(taps):
-            x.take(starts + tap, axis + 1, out=out, mode="clip")
+        taps = []
+        for lines in (starts + tap for tap in range(kernel)):
+            if lines[0] >= 0 and lines[-1] < x.shape[axis + 1]:
+                taps.append(x[(slice(None),) * (axis + 1) + (slice(lines[0], lines[-1] + 1, stride),)])
+            else:
+                taps.append(x.take(lines, axis + 1, out=rooms.take(shape, np.uint64), mode="clip"))
         x = _tournament(taps, compare, rooms)
     return x
 

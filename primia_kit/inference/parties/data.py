@@ -59,6 +59,7 @@ class Session:
     ):
         self._model, self._provider, self._folder, self._wrap = model, provider, Path(folder), wrap
         self._ready: tuple[str, int, Any] | None = None
+        self._dealt: set[bytes] = set()  # in this session
         self.open, self._store = True, None
         try:
             messages.greet(model)
@@ -83,7 +84,10 @@ class Session:
 
     @property
     def transcript(self) -> list[Message]:
-        """What this party sent and received: first with the provider, then with the model owner, in order."""
+        """What this party sent and received: first with the provider, then with the model owner, in order.
+
+        Of the engine's messages, those of the last inference.
+        """
         return (self._provider.transcript if self._provider else []) + self._model.transcript
 
     def stock(self, count: int, batch: int = 1) -> None:
@@ -105,6 +109,7 @@ class Session:
             raise KitError(f"The provider dealt {len(found['ids'])} inferences where {count} were asked for.")
         for id, seed in zip(found["ids"], found["seeds"], strict=True):
             self._store.put(bytes.fromhex(id), {"model": self._model_id, "batch": batch}, bytes.fromhex(seed))
+            self._dealt.add(bytes.fromhex(id))
 
     def prepare(self, batch: int = 1, patience: float = 120.0) -> None:
         """Do all that needs no image: take an id (used from here on), and compute this party's share of each layer.
@@ -120,8 +125,11 @@ class Session:
             return
         end = time.monotonic() + patience
         while not (common := self._common(batch)):
-            if not any(meta["batch"] == batch for meta in self._store.ready().values()):
-                self.stock(1, batch)
+            mine = {id for id, meta in self._store.ready().items() if meta["batch"] == batch}
+            if self._provider is not None and not mine & self._dealt:
+                self.stock(1, batch)  # what earlier sessions left may be lost on its way to the model owner
+            elif not mine:
+                raise KitError(f"Nothing dealt for {batch} image(s) is left: connect with the provider, too.")
             elif time.monotonic() > end:
                 raise KitError(f"The model owner has fetched nothing in {patience:g} s: does it reach the provider?")
             time.sleep(0.05)
@@ -146,6 +154,7 @@ class Session:
         words = self.encode(images)
         self.prepare(len(words))
         (id, batch, prepared), self._ready = self._ready, None
+        self._model.transcript[:] = [message for message in self._model.transcript if message.kind != "data"]
 
         def infer(channel, on_op):
             with self._model.allowing(data=largest_message(self._owner, batch)):

@@ -194,7 +194,7 @@ class _Visit:
     def _list(self, message: dict) -> None:
         wanted = message["batch"], self._channel.peer.fingerprint
         ids = [id.hex() for id, meta in self._service.store.ready().items() if (meta["batch"], meta["data_owner"]) == wanted]
-        messages.send(self._channel, "ids", ids=ids[: messages.MAX_COUNT])
+        messages.send(self._channel, "ids", ids=ids[-messages.MAX_COUNT :])  # the newest
 
     def _prepare(self, message: dict) -> None:
         service, peer, id = self._service, self._channel.peer, bytes.fromhex(message["id"])
@@ -228,6 +228,8 @@ class _Visit:
         with channel.allowing(data=largest_message(service._owner, batch)):
             service._owner.infer(prepared, service._wrap(channel), on_op=layers)
         messages.send(channel, "done")
+        if watch is None:
+            channel.transcript.clear()  # nobody reads it, and a connection may last for thousands of inferences
         service._tell(f"An inference of {batch} image(s) for {channel.peer} is done.")
 
 

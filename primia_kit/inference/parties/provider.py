@@ -43,7 +43,7 @@ SEED_BYTES = 32
 PROGRAM_LIMIT = 16 << 20
 PENDING = 256  # inferences that one data owner may have waiting for the model owner
 FETCH_SECONDS = 2.0
-IDLE_SECONDS = 600.0
+IDLE_SECONDS = 3600.0
 
 
 class ProviderService:
@@ -67,6 +67,7 @@ class ProviderService:
         self.store = Store(self.folder / "seeds", limit)
         self._models = self.folder / "models"
         self._dealing, self._news = threading.Lock(), threading.Condition()
+        self._stopping = False
         self._dealers: dict[str, Any] = {}
 
     def serve(self, channel: Channel) -> None:
@@ -83,7 +84,14 @@ class ProviderService:
             raise Refusal(f"{channel.peer} has no business here.")
         messages.serve(channel, calls, IDLE_SECONDS)
 
+    def stop(self) -> None:
+        """Let nobody wait any longer for something to fetch."""
+        self._stopping = True
+        with self._news:
+            self._news.notify_all()
+
     def close(self) -> None:
+        self.stop()
         self.store.close()
 
     # -- the model owner's calls
@@ -121,7 +129,7 @@ class ProviderService:
         end = time.monotonic() + FETCH_SECONDS
         while not (pending := self._pending(message["model"])):
             left = end - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self._stopping:
                 return messages.send(channel, "nothing", needed=0)
             with self._news:
                 self._news.wait(min(left, 0.5))

@@ -39,8 +39,9 @@ class Inference:
         return self._answer
 
     def cancel(self) -> None:
-        """Stop at the next operation, or in the midst of a wait. The iteration raises `Cancelled`."""
-        self._channel.cancel.set()
+        """Stop at the next operation, or in the midst of a wait. The iteration raises `Cancelled`; one that's over stays so."""
+        if self.state in ("ready", "running"):
+            self._channel.cancel.set()
 
     def __iter__(self) -> Iterator[LayerEvent]:
         if self.state != "ready":
@@ -54,6 +55,7 @@ class Inference:
                     raise event
                 yield event
             self.state = "done"
+            self._channel.cancel.clear()  # too late
         finally:
             if self.state == "running":  # the caller has left, or something failed
                 self._channel.cancel.set()

@@ -129,10 +129,11 @@ class TeachingSession:
 
     def close(self) -> None:
         self._stop.set()
+        self._fetching.cancel.set()
+        self._provider.stop()
         self._session.close()
         for thread in self._threads:
             thread.join(10)
-        self._fetching.close()
         self._model.close()
         self._provider.close()
         self._folder.cleanup()
@@ -144,9 +145,14 @@ class TeachingSession:
         self.close()
 
     def _keep_fetching(self) -> None:
-        while not self._stop.is_set():
-            self._model.fetch(self._fetching)
-        self._fetching.close()
+        try:
+            while not self._stop.is_set():
+                self._model.fetch(self._fetching)
+        except KitError:
+            if not self._stop.is_set():
+                raise
+        finally:
+            self._fetching.close()
 
     def _start(self, work: Callable, *arguments) -> None:
         def guarded() -> None:

@@ -150,7 +150,11 @@ class Listener:
                 self._tell(f"{source[0]}: turned away, {MAX_CONNECTIONS} connections are open.")
                 plain.close()
                 continue
-            threading.Thread(target=self._one, args=(plain, source[0]), name=f"from {source[0]}", daemon=True).start()
+            try:
+                threading.Thread(target=self._one, args=(plain, source[0]), name=f"from {source[0]}", daemon=True).start()
+            except RuntimeError:  # no more threads: this connection isn't served, the next one may be
+                plain.close()
+                self._slots.release()
 
     def _one(self, plain: socket.socket, source: str) -> None:
         channel = None

@@ -4,12 +4,19 @@ The tables are arguments: numba would freeze globals into code that its cache ke
 """
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
 _ONE, _M, _OFF = np.uint64(1), np.uint64(22), np.uint64(1 << 20)
 _MASK = np.uint64((1 << 22) - 1)
 _DIGITS = np.uint64((1 << 60) - 1)
 _CODE = np.uint64((1 << 15) - 1)
+
+
+@intrinsic
+def count_ones(typing, word):
+    """The number of ones in a uint64: LLVM's ctpop, in vectors, also on processors without such an instruction."""
+    return types.uint64(types.uint64), lambda context, builder, signature, arguments: builder.ctpop(arguments[0])
 
 
 @njit(nogil=True, cache=True)
@@ -41,13 +48,7 @@ def mask_sign(p, c, masks, products, first, select, constant, t):
     for i in range(p.size):
         own, opened, mask = products[i], np.uint64(c[i]), np.uint64(masks[i])
         known = ((own >> np.uint64(15)) << np.uint64(8)) | ((mask >> _M) & np.uint64(255))
-        x = known & select[p[i]]
-        x ^= x >> np.uint64(32)
-        x ^= x >> np.uint64(16)
-        x ^= x >> np.uint64(8)
-        x ^= x >> np.uint64(4)
-        x ^= x >> np.uint64(2)
-        x ^= x >> _ONE
+        x = count_ones(known & select[p[i]])  # its lowest bit is the parity
         x ^= (own & _CODE) >> ((opened >> np.uint64(16)) & np.uint64(15))
         x ^= mask >> np.uint64(30)
         if first:
