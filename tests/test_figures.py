@@ -1,6 +1,7 @@
 """Every figure is drawn from results, whatever their size, and comes back as a Figure that nothing shows twice."""
 
 import io
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from primia_kit.data import dicom_steps, load_films
 from primia_kit.evaluation import Predictions
 from primia_kit.federation import Comparison, compare, federate, pool_sites
 from primia_kit.figures.evaluation import _looks
+from primia_kit.inference.parties.events import LayerEvent
+from primia_kit.mpc import Ring
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +242,50 @@ def test_clear_and_masked():
     figure = figures.clear_and_masked(generator.normal(size=5000), generator.integers(0, 2**32, 5000, dtype=np.uint32), "A")
     drawn(figure)
     assert [axis.images[0].get_array().shape for axis in figure.axes[:2]] == [(64, 64), (64, 64)]
+
+
+def test_fixed_point_wraps_at_the_ends_of_its_range():
+    figure = figures.fixed_point_wrap(Ring(12), 8)
+    drawn(figure)
+    x, read = figure.axes[0].lines[1].get_data()
+    inside = np.abs(x) < 7.9
+    np.testing.assert_allclose(read[inside], x[inside], atol=2**-9)
+    beyond = (x > 8.1) & np.isfinite(read)
+    np.testing.assert_allclose(read[beyond], (x[beyond] + 8) % 16 - 8, atol=2**-9)
+
+
+def test_truncation_errors_tell_shares_in_percent():
+    figure = figures.truncation_errors(np.repeat([0.0, 4.0], [3, 1]))
+    drawn(figure)
+    assert {text.get_text() for text in figure.axes[0].texts} >= {"75.0%", "25.0%"}
+
+
+def test_relu_of_shares_counts_what_was_opened():
+    x = np.linspace(-1, 1, 1000)
+    figure = figures.relu_of_shares(x, np.maximum(x, 0), np.arange(1000, dtype=np.uint32) << 12, (x > 0.5).astype(np.uint8))
+    drawn(figure)
+    assert [bar.get_height() for bar in figure.axes[2].patches] == pytest.approx([1, 0, 0.5, 0.5])
+
+
+def test_ring_pictures_draw_small_values_gray_and_noise_all_over():
+    noise = np.random.default_rng(0).integers(0, 2**38, (1, 16, 16, 2), np.uint64)
+    figure = figures.ring_pictures({"noise": noise, "zeros": np.zeros((1, 16, 16, 1), np.uint64)}, 38, np.ones((16, 16)))
+    drawn(figure)
+    shown = [axis.images[0].get_array() for axis in figure.axes]
+    assert (shown[2] == 0.5).all() and shown[1].std() > 0.25 and (shown[0] == 1).all()
+
+
+def test_layer_costs_and_opened_values_and_agreement():
+    event = partial(LayerEvent, count=2, kind="relu", shape=(1, 1, 1), exchanges=1, view=None)
+    figure = figures.layer_costs(
+        [event(1, name="a", seconds=0.25, sent=1000, received=3000), event(2, name="b", seconds=0.5, sent=0, received=0)]
+    )
+    drawn(figure)
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [250, 500]
+    assert [bar.get_width() for bar in figure.axes[1].patches] == [1, 0, 3, 0]
+    figure = figures.opened_values(np.arange(16, dtype=np.uint32), 4)
+    drawn(figure)
+    assert figure.axes[1].lines[0].get_ydata().tolist() == [0.5] * 4
+    figure = figures.agreement(np.eye(3), np.eye(3) + 0.25, ("a", "b", "c"))
+    drawn(figure)
+    assert all((line.get_ydata() == 0.25).all() for line in figure.axes[1].lines[:3])
