@@ -66,6 +66,36 @@ def words(shape, low=-(1 << 10), high=1 << 10, seed=0, bits=38):
     return Ring(bits).reduce(np.random.default_rng(seed).integers(low, high, shape).view(np.uint64))
 
 
+def resnet(side, widths=(64, 128, 256, 512), blocks=2, bits=38, fraction=13, weight_bits=11, classes=3) -> Program:
+    """As ResNet-18 after folding: relu and max-pool change places, shortcuts are added before truncation."""
+    b, w = Builder((side, side, 1), fraction, bits), weight_bits
+    x = b.same("truncate", b.conv("input", widths[0], 7, 2, weight_bits=w), shift=w)
+    x = b.same("mask", b.same("relu", b.pool("max_pool", x, 3, 2, 1), shift=0))
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            y = b.same("mask", b.same("relu", b.conv(x, width, 3, stride, weight_bits=w), shift=w))
+            y = b.conv(y, width, 3, weight_bits=w)
+            shortcut = b.conv(x, width, 1, stride, weight_bits=w) if stride == 2 else x
+            x = b.same("relu", b.join("add", [y, shortcut], [0, w * (stride == 1)]), shift=w)
+            if (stage, block) != (len(widths) - 1, blocks - 1):
+                x = b.same("mask", x)
+    area = b.ops[x].shape[0] ** 2
+    x = b.same("multiply", b.pool("sum_pool", x, b.ops[x].shape[0], 1), factor=round(2**10 / area), bits=10)
+    x = b.same("mask", b.same("truncate", x, shift=10))
+    return b.program(b.conv(x, classes, 1, weight_bits=w))
+
+
+def scaled_weights(program: Program, seed=0, weight_bits=11):
+    """Weights that keep values about as large as they are, as a trained network's."""
+    rng, values = np.random.default_rng(seed), {op.name: op for op in program.ops}
+    weights = {}
+    for name, shape in weight_shapes(program).items():
+        w = rng.normal(0, (1.2 / np.prod(shape[1:])) ** 0.5, shape) * 2**weight_bits
+        weights[name] = np.rint(w).astype(np.int64), np.zeros(values[name].shape[2], np.int64)
+    return weights
+
+
 def random_weights(program: Program, seed=0, size=1 << 7, extreme=0):
     """Short weights below `size`, and small biases; or all of them the largest there are."""
     rng, values, weights = np.random.default_rng(seed), {op.name: op for op in program.ops}, {}

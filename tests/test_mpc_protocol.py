@@ -15,7 +15,7 @@ from primia_kit.mpc import Dialogue, Ring, dialogue, local_channels
 from primia_kit.mpc.program import REVEALS
 from primia_kit.mpc.threads import get_threads, set_threads
 
-from .mpc_programs import Builder, Parties, clear, random_weights, words
+from .mpc_programs import Builder, Parties, clear, random_weights, resnet, scaled_weights, words
 
 WINDOW = 1 << 20
 
@@ -83,6 +83,19 @@ def every_kind():
 def test_every_kind_of_operation(reveal, batch, loops):
     b, x = every_kind()
     check(b.program(x, reveal), words((batch, 12, 10, 2)))
+
+
+def test_a_residual_network():
+    program = resnet(48, (16, 24, 32))
+    weights, images = scaled_weights(program), words((2, 48, 48, 1), 0, 1 << 13)
+    _, answer = check(program, images, weights)
+    values = {"input": Ring(38).signed(images)}
+    for op in program.ops[1:]:
+        values[op.name] = clear(op, [values[name] for name in op.inputs], weights, 38)
+        if op.kind in ("relu", "truncate"):
+            assert np.abs(values[op.name]).max() < 1 << 19, "these weights leave the window"
+    exact = np.ldexp(values[program.ops[-1].name].astype(float), -program.ops[-1].fraction_bits)
+    assert np.abs(answer - exact).max() < 1e-3 < np.abs(exact).max()
 
 
 def test_pieces_fit_together(small_pieces):

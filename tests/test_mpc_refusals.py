@@ -20,6 +20,8 @@ def test_what_does_not_fit_is_a_sentence():
     ours.use()  # it was not used up by a wrong image
     with pytest.raises(KitError, match="bytes are dealt, but 100 came"):
         parties.model.prepare(bytes(32), bytes(100))
+    with pytest.raises(KitError, match="inference of 0 images"):
+        parties.data.prepare(bytes(32), 0)
     with pytest.raises(KitError, match="δ for this program takes"):
         DataOwner(program, bytes(5))
     with pytest.raises(KitError, match="differ in conv1"):

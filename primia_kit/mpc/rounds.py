@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..errors import KitError
 from .comparison import CompareTuples, LiftTuples
 from .program import Op, Program
 
@@ -28,7 +29,9 @@ class Round:
 
 
 def rounds(program: Program, op: Op, batch: int) -> list[Round]:
-    """The rounds of one operation for `batch` images; empty for most kinds."""
+    """The rounds of one operation for `batch` images, at least one; empty for most kinds. Raises: KitError for none."""
+    if batch < 1:
+        raise KitError(f"An inference of {batch} images: choose 1 or more.")
     count = batch * op.size
     if op.kind == "truncate":
         return [Round(LiftTuples, count, op.attributes["shift"])]
