@@ -14,6 +14,7 @@ from primia_kit.inference.folding import fold
 from primia_kit.inference.tracing import trace
 from primia_kit.models import ARCHITECTURES, ModelSpec, TrainedModel, imagenet_weights
 from primia_kit.mpc.costs import costs, total
+from primia_kit.mpc.dialogue import Dialogue
 from primia_kit.mpc.program import PRIVATE, Program
 
 from .test_compile_operators import Net, compiled, kinds
@@ -325,10 +326,16 @@ def test_the_table_tells_every_operation_and_the_sums():
 def test_masks_and_openings_are_counted_in_bits():
     model, _ = compiled(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU6(), nn.Conv2d(3, 2, 1)), 1, 5, 5, reveal="label")
     ring, parts = model.program.bits, {cost.name: cost for cost in costs(model.program)}
-    assert parts["input_1"].to_model == -(-25 * ring // 8) and parts["1.mask"].to_model == -(-27 * ring // 8)
-    assert parts["1"].comparisons == 54 and parts["1"].to_model == parts["1"].to_data == -(-54 * 22 // 8) + 54 + 7
-    assert parts["2.truncate"].truncations == 18 and parts["2.truncate"].exchanges == 1
-    assert parts["output"].comparisons == 9 * 1 + 18 and parts["output"].exchanges == 7
+
+    def words(count, bits):
+        return -(-count * bits // 64) * 8
+
+    opened = words(54, 22) + words(54, 8) + words(54, 1)
+    assert parts["input_1"].to_model == words(25, ring) and parts["1.mask"].to_model == words(27, ring)
+    assert parts["1"].comparisons == 54 and parts["1"].to_model == parts["1"].to_data == opened
+    assert parts["2.truncate"].truncations == 18 and parts["2.truncate"].to_data == words(18, 22)
+    assert parts["output"].comparisons == 9 * 1 + 18
+    assert total(list(parts.values())).exchanges == Dialogue(model.program, 1).exchanges
 
 
 def test_clear_needs_the_weights():

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .comparison import WINDOW
-from .packing import packed_size
-from .program import Op, Program
-
-_DIGITS, _SIGN = 8, 1  # bits a value that steps 2 and 3 of a comparison open; step 1 opens the window
+from .dialogue import DATA_OWNER, Dialogue
+from .program import Program
 
 
 @dataclass(frozen=True)
@@ -19,7 +15,7 @@ class Cost:
     comparisons: signs that are computed; a ReLU6 takes two a value
     truncations: values that lose fraction bits without a comparison
     to_model, to_data: bytes that data owner and model owner send
-    exchanges: messages that wait for each other, one way or both ways at once
+    exchanges: one-way delays that stand in a row
     """
 
     name: str
@@ -41,51 +37,23 @@ class Cost:
 
 
 def costs(program: Program) -> list[Cost]:
-    """The cost of each operation, in the program's order, without the transport's own bytes."""
-    by_name = {op.name: op for op in program.ops}
-    return [_cost(op, [by_name[name] for name in op.inputs], program.bits) for op in program.ops]
+    """The cost of each operation for one image, in the program's order, without the transport's own bytes.
+
+    Where a party says something of the next operation in the same breath, that delay counts for the first.
+    """
+    dialogue, speaker = Dialogue(program, 1), None
+    found = {}
+    for op in program.ops:
+        comparisons = sum(one.count for one in dialogue.rounds[op.name] if one.compares)
+        truncations = sum(one.count for one in dialogue.rounds[op.name] if not one.compares)
+        found[op.name] = Cost(op.name, comparisons, truncations)
+    for field in dialogue.fields:
+        begins, speaker = field.sender != speaker, field.sender
+        to_model, to_data = (field.size, 0) if field.sender == DATA_OWNER else (0, field.size)
+        found[field.op] += Cost(field.op, to_model=to_model, to_data=to_data, exchanges=int(begins))
+    return [found[op.name] for op in program.ops]
 
 
 def total(parts: list[Cost]) -> Cost:
     """Their sum."""
     return sum(parts, Cost("total"))
-
-
-def rounds(op: Op, given: Op) -> list[int]:
-    """How many comparisons each round of an operation makes side by side, for one image.
-
-    A max pool takes the largest of each column of a window, then of these; a label compares all pairs of channels, then
-    each channel's number of wins.
-    """
-    if op.kind in ("relu", "relu6"):
-        return [op.size * (1 if op.kind == "relu" else 2)]
-    if op.kind == "max_pool":
-        (rows, columns), (_, width, channels) = op.attributes["kernel"], given.shape
-        first = op.shape[0] * width * channels
-        return [pairs * first for pairs in _pairs(rows)] + [pairs * op.size for pairs in _pairs(columns)]
-    if op.kind == "output" and op.attributes["reveal"] == "label":
-        height, width, channels = given.shape
-        return [height * width * channels * (channels - 1) // 2, given.size]
-    return []
-
-
-def _pairs(count: int) -> Iterator[int]:
-    """Of each round of a tournament among `count` values."""
-    while count > 1:
-        yield count // 2
-        count -= count // 2
-
-
-def _cost(op: Op, inputs: list[Op], ring: int) -> Cost:
-    cost = Cost(op.name)
-    for count in rounds(op, inputs[0]) if inputs else ():
-        opened = packed_size(count, WINDOW) + packed_size(count, _DIGITS) + packed_size(count, _SIGN)
-        cost += Cost(op.name, comparisons=count, to_model=opened, to_data=opened, exchanges=3)
-    if op.kind in ("input", "mask"):
-        cost += Cost(op.name, to_model=packed_size(op.size, ring), exchanges=1)
-    elif op.kind == "truncate":
-        opened = packed_size(op.size, WINDOW)
-        cost += Cost(op.name, truncations=op.size, to_model=opened, to_data=opened, exchanges=1)
-    elif op.kind == "output":
-        cost += Cost(op.name, to_data=packed_size(op.size, ring), exchanges=1)
-    return cost
