@@ -25,7 +25,7 @@ class DataOwner:
     In preparation, for each image and before it is there, from its seed with the provider:
 
         1. x_0 of every masked value is expanded, and follows the public linear operations.
-        2. c_0 of every private layer is expanded: z_0 = conv(x_0, δ) + c_0.
+        2. h_0 of every private layer is expanded: z_0 = conv(x_0, δ) + h_0.
         3. Tuples of comparisons are expanded, and c_0 of the comparisons whose z_0 is known.
 
     In an inference it sends x - x_0 for the image and for each `mask`, and takes its part in comparisons.
@@ -50,7 +50,7 @@ class DataOwner:
         """All that can be computed before the images are there.
 
         Args:
-            data_seed: 32 bytes that the data owner draws for this inference alone, and gives to the provider alone.
+            data_seed: 32 bytes of this inference alone, which the provider alone knows too.
             batch: images.
         """
         bits = self.program.bits

@@ -104,5 +104,5 @@ def expand_mask(out: np.ndarray, data_seed: bytes, name: str) -> np.ndarray:
 
 
 def expand_product(out: np.ndarray, data_seed: bytes, name: str) -> np.ndarray:
-    """c_0 of a private layer, the data owner's share of conv(x_0, b)."""
+    """h_0 of a private layer, the data owner's share of conv(x_0, b)."""
     return expand(out, data_seed, name, "product")

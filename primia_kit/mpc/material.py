@@ -19,7 +19,7 @@ class Material:
     tuples: (operation, round) -> correlated randomness
     known: values whose share was ready before the inference began
     said: operation -> (c_i uint32 [n], its packed pieces), for comparisons whose input was known
-    products: the model owner's c_1 plus bias of each private layer
+    products: the model owner's h_1 plus bias of each private layer
     """
 
     batch: int

@@ -25,8 +25,8 @@ class ModelOwner:
     """The server's half of the protocol.
 
     In an inference it holds x_1 = x - x_0 of masked values and computes private layers with its weights in clear, as
-    short as they are:  z_1 = conv(x_1, W) + bias + c_1.  With the data owner's z_0 = conv(x_0, δ) + c_0, δ = W - b and
-    c_0 + c_1 = conv(x_0, b), that makes z_0 + z_1 = conv(x, W) + bias.
+    short as they are:  z_1 = conv(x_1, W) + bias + h_1.  With the data owner's z_0 = conv(x_0, δ) + h_0, δ = W - b and
+    h_0 + h_1 = conv(x_0, b), that makes z_0 + z_1 = conv(x, W) + bias.
 
     Args:
         program: public.
@@ -49,7 +49,7 @@ class ModelOwner:
         """Unpack what the provider has dealt.
 
         Args:
-            model_seed: 32 bytes that the model owner draws for this inference alone, and gives to the provider alone.
+            model_seed: 32 bytes of this inference alone, which the provider alone knows too.
             dealt: `Provider.deal`'s bytes; free again when this returns.
             batch: images.
 

@@ -16,12 +16,12 @@ from typing import Any
 from ..errors import KitError
 
 # kind -> (inputs, attributes). Shapes are of one image, (H, W, C); a batch is a leading axis of every array.
-# Every value is shared additively modulo 2^k, data owner + model owner. It's *masked* if the data owner's share is -r
-# with an r that its seed gives, so that the provider knows r too and the model owner holds x + r: `input` and `mask`
+# Every value is shared additively modulo 2^k, data owner + model owner. It's *masked* if the data owner's share x_0
+# is what its seed gives, so that the provider knows x_0 too and the model owner holds x - x_0: `input` and `mask`
 # make masked values, and what is public and linear (`LINEAR`) keeps them so. All others are merely *shared*.
 KINDS: dict[str, tuple[int | None, frozenset[str]]] = {
     "input": (0, frozenset()),
-    "mask": (1, frozenset()),  # shared -> masked: the data owner sends y_0 + r
+    "mask": (1, frozenset()),  # shared -> masked: the data owner sends y_0 - x_0
     # masked -> shared, with the model owner's private weights and bias. A linear layer is a 1 x 1 convolution of a value
     # of shape (1, 1, C). weight_bits is the weights' number of fraction bits; the output has the input's more.
     "conv": (1, frozenset({"kernel", "stride", "padding", "dilation", "groups", "weight_bits"})),

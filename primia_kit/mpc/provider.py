@@ -18,10 +18,11 @@ class Provider:
     """For one model: b's kernels, from the seed that the model owner has given.
 
     1. x_0 of every masked value is expanded from the data owner's seed, and follows the public linear operations.
-    2. For every private layer c_1 = conv(x_0, b) - c_0, with c_0 expanded from the data owner's seed.
+    2. For every private layer h_1 = conv(x_0, b) - h_0, with h_0 expanded from the data owner's seed.
     3. For every round of comparisons, party 1's tuples: see `comparison`.
 
-    The data owner is dealt nothing but its seed. Between deals the provider keeps seeds and no words.
+    The data owner is dealt nothing but its seed. Between deals words lie in memory until the next deal
+    writes over them, and nowhere else.
 
     Args:
         program: public.

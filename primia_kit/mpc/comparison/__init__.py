@@ -12,7 +12,7 @@ with r = r_0 + r_1 mod 2^m, q = q_0 ^ q_1, s = s_0 ^ s_1
     wrap, top   additive shares modulo 2^(k-m) of [r_0 + r_1 >= 2^m] and of r's bit 21
     s, rs       additive shares modulo 2^k of s and r s;  top_s  modulo 2^(k-m) of top s
 
-Online, 4 messages each way if the result is opened as a masked wire (party i's own share in each):
+Online, each party says c_i, p_i and t_i (`dialogue` has the order: three flights):
 
     1. `mask_value`   c_i = (z_i >> f) + r_i mod 2^m; party 0 adds 2^20, and 1 if f > 0.
                       Open c = c_0 + c_1 mod 2^m (22 bits). c is uniform, whatever v is.
@@ -35,6 +35,8 @@ Truncation is of shares: v is floor(z / 2^f) or one more, at random, on average
 chance of a large error. A v outside the window gives a wrong result that nobody notices: bound the values. c is masked by
 r, p by q, t by s, each uniform and used once: nothing opened depends on z. That is the whole argument for a party that
 follows the protocol; nothing here detects one that doesn't. A tuple used twice gives z differences away.
+
+Why each step is right, and what each party sees: `docs/protocol.md`.
 
 Sources: tables with masked look-ups, TinyTable (Damgård, Nielsen, Nielsen, Ranellucci 2017) and Ishai et al. 2013 ("On
 the power of correlated randomness"); opening a masked value for a comparison and truncation, edaBits (Escudero et al.
