@@ -7,12 +7,13 @@ PYTEST ?=
 # A class without a network unpacks `make wheelhouse`'s archive: then only its wheels are used.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(wildcard wheelhouse/*.whl),--no-index --find-links wheelhouse) -c constraints.txt
 
-.PHONY: help quickstart test test-slow lint lab figures wheelhouse constraints clean
+.PHONY: help quickstart test test-slow lint lab warm figures wheelhouse constraints clean
 
 help:
 	@echo "make quickstart   install into .venv, run the first notebook, print its results (first time: some minutes)"
 	@echo "make lab          open JupyterLab on the notebooks"
 	@echo "make test         run the tests (make test-slow: the long ones; make lint: style alone)"
+	@echo "make warm         compile the loops of encrypted inference ahead of its first use"
 	@echo "make figures      draw the README's picture again"
 	@echo "make wheelhouse   pack the kit and all its packages into primia-kit-class.tar, for laptops without a network"
 	@echo "make constraints  resolve the pinned set again, from the newest versions that fit PINS"
@@ -33,6 +34,9 @@ test-slow: .venv/.installed-test
 lint: .venv/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+warm: .venv/.installed
+	$(BIN)/python -m primia_kit.inference.warm
 
 figures: .venv/.installed
 	$(BIN)/python -m primia_kit.figures docs

@@ -268,20 +268,24 @@ def test_relu_of_shares_counts_what_was_opened():
 
 
 def test_ring_pictures_draw_small_values_gray_and_noise_all_over():
-    noise = np.random.default_rng(0).integers(0, 2**38, (1, 16, 16, 2), np.uint64)
-    figure = figures.ring_pictures({"noise": noise, "zeros": np.zeros((1, 16, 16, 1), np.uint64)}, 38, np.ones((16, 16)))
+    noise, zeros = np.random.default_rng(0).integers(0, 2**38, (16, 16), np.uint64), np.zeros((16, 16), np.uint64)
+    figure = figures.ring_pictures({"noise": noise, "zeros": zeros}, 38, {"film": np.eye(16) * 5 - 2, "flat": np.ones((4, 4))})
     drawn(figure)
     shown = [axis.images[0].get_array() for axis in figure.axes]
-    assert (shown[2] == 0.5).all() and shown[1].std() > 0.25 and (shown[0] == 1).all()
+    assert shown[0].std() > 0.25 and (shown[1] == 0.5).all() and (shown[2] == np.eye(16)).all() and (shown[3] == 0).all()
 
 
 def test_layer_costs_and_opened_values_and_agreement():
     event = partial(LayerEvent, count=2, kind="relu", shape=(1, 1, 1), exchanges=1, view=None)
     figure = figures.layer_costs(
-        [event(1, name="a", seconds=0.25, sent=1000, received=3000), event(2, name="b", seconds=0.5, sent=0, received=0)]
+        [
+            event(1, name="a", seconds=0.25, sent=1000, received=3000),
+            event(2, name="b", seconds=0.5, sent=0, received=0),
+            event(2, name="free", seconds=0.0001, sent=0, received=0),
+        ]
     )
     drawn(figure)
-    assert [bar.get_width() for bar in figure.axes[0].patches] == [250, 500]
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [250, 500]  # a free one would have no bar
     assert [bar.get_width() for bar in figure.axes[1].patches] == [1, 0, 3, 0]
     figure = figures.opened_values(np.arange(16, dtype=np.uint32), 4)
     drawn(figure)

@@ -71,24 +71,28 @@ def relu_of_shares(x: np.ndarray, y: np.ndarray, opened: np.ndarray, bit: np.nda
     return without_frame(figure)
 
 
-def ring_pictures(shares: Mapping[str, np.ndarray], bits: int, film: np.ndarray | None = None) -> Figure:
-    """Words of a ring as gray values, each picture over the whole ring; beside them a film, if one is given.
+def ring_pictures(shares: Mapping[str, np.ndarray], bits: int, clear: Mapping[str, np.ndarray] | None = None) -> Figure:
+    """Words of a ring as gray values, each picture over the whole ring; after them others, each over its own range.
 
     Args:
-        shares: name -> uint64 [1, H, W, C], of which the first channel is drawn; only the lowest `bits` bits count.
-        film: float [H, W] in [0, 1].
+        shares: name -> uint64 [H, W]; only the lowest `bits` bits count.
+        clear: name -> numbers [H, W].
     """
-    pictures = {} if film is None else {"the film": film}
-    ring = Ring(bits)
+    ring, pictures = Ring(bits), {}
     for name, words in shares.items():
         # Half a turn on: zero is gray, so that a value (small beside the ring) is told from noise.
-        pictures[name] = (ring.signed(words[0, ..., 0]) / 2.0**bits + 0.5).clip(0, 1)
+        pictures[name] = ring.signed(words) / 2.0**bits + 0.5
+    for name, values in (clear or {}).items():
+        reach = np.ptp(values)
+        pictures[name] = (values - np.min(values)) / reach if reach else np.zeros_like(values, float)
     return side_by_side(pictures, columns=len(pictures))
 
 
 def layer_costs(events: Iterable[LayerEvent]) -> Figure:
-    """Seconds and bytes of each operation of one inference, as one party measured them."""
-    events = [e for e in events if e.seconds > 0 or e.sent or e.received]
+    """Seconds and bytes of each operation of one inference, as one party measured them; free ones are left out."""
+    events = list(events)
+    least = 0.005 * sum(e.seconds for e in events)
+    events = [e for e in events if e.seconds > least or e.sent or e.received]
     figure = new_figure(9.5, max(3.2, 0.17 * len(events)))
     seconds, traffic = figure.subplots(1, 2, sharey=True)
     rows = np.arange(len(events))
