@@ -1,6 +1,7 @@
 """Data owner, model owner and provider talk to each other: answers, seeds, budgets, cancelling."""
 
 import os
+import shutil
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from primia_kit.errors import KitError
 from primia_kit.inference.network_model import Network, ThrottledChannel, seconds_over
+from primia_kit.inference.parties import messages
 from primia_kit.inference.parties.channel import Cancelled
 from primia_kit.inference.parties.model import ModelService
 from primia_kit.inference.parties.teaching import TeachingSession
@@ -209,6 +211,28 @@ def test_material_that_was_lost_on_its_way_is_replaced(room):
     with pytest.raises(KitError, match=r"Nothing dealt for 2 image\(s\) is left"):
         session.prepare(2)
     session.close()
+
+
+def test_halves_that_lost_the_other_half_lock_nobody_out(room, monkeypatch):
+    """More than one call can name, at either side: of a data owner's folder that is gone, and of a model owner's."""
+    monkeypatch.setattr(messages, "MAX_COUNT", 2)
+    with room.session() as session:
+        room.stock(session, 1)
+        (whole,) = session._store.ready()
+        session.stock(3)
+        for id in room.provider.store.ready():
+            room.provider.store.discard(id)
+    (room.folder / "data").rename(room.folder / "kept")
+    with room.session() as session:
+        room.stock(session, 3)
+        assert len(room.model.store.ready()) == 4
+    shutil.rmtree(room.folder / "data")
+    (room.folder / "kept").rename(room.folder / "data")
+    with room.session() as session:
+        assert len(session._store.ready()) == 4
+        session.prepare(patience=0)
+        assert session._ready[0] == whole.hex()
+        assert (session.infer(image()) == right(image())).all()
 
 
 def test_a_full_store_makes_the_model_owner_wait(tmp_path):

@@ -58,7 +58,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "get_program": {},
     "get_delta": {},
     "content": {"bytes": _SIZE},
-    "list": {"batch": _BATCH},
+    "list": {"batch": _BATCH, "ids": _list(_ID)},
     "ids": {"ids": _list(_ID)},
     "prepare": {"id": _ID},
     "prepared": {},

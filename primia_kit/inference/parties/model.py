@@ -10,7 +10,7 @@ Set-up, for each data owner (D); the model owner (M) has registered the model wi
 
 An inference:
 
-    1. D -> M   list; M -> D: ids that M has material for, dealt for D's certificate
+    1. D -> M   list: ids that D has seeds for; M -> D: those of them that M has material for, dealt for D's certificate
     2. D        takes an id out of its own store: used, on the disk
     3. D -> M   prepare: the id. M takes it out of its store, refuses it if it's used or another's; both prepare
     4. M -> D   prepared
@@ -193,8 +193,10 @@ class _Visit:
 
     def _list(self, message: dict) -> None:
         wanted = message["batch"], self._channel.peer.fingerprint
-        ids = [id.hex() for id, meta in self._service.store.ready().items() if (meta["batch"], meta["data_owner"]) == wanted]
-        messages.send(self._channel, "ids", ids=ids[-messages.MAX_COUNT :])  # the newest
+        ready = self._service.store.ready()
+        metas = ((id, ready.get(bytes.fromhex(id))) for id in message["ids"])
+        ids = [id for id, meta in metas if meta and (meta["batch"], meta["data_owner"]) == wanted]
+        messages.send(self._channel, "ids", ids=ids)
 
     def _prepare(self, message: dict) -> None:
         service, peer, id = self._service, self._channel.peer, bytes.fromhex(message["id"])
