@@ -13,10 +13,10 @@ from primia_kit.inference.network_model import Network, ThrottledChannel, second
 from primia_kit.inference.parties import messages
 from primia_kit.inference.parties.channel import Cancelled
 from primia_kit.inference.parties.model import ModelService
-from primia_kit.inference.parties.teaching import TeachingSession
+from primia_kit.inference.parties.teaching import TeachingSession, local_pair
 
 from . import party_engine
-from .party_rooms import OTHER_DATA, Room
+from .party_rooms import MODEL, OTHER_DATA, PROVIDER, Room
 
 
 @pytest.fixture
@@ -259,6 +259,30 @@ def test_other_weights_get_another_mask_and_id(tmp_path):
     other = identity(party_engine.WEIGHTS | {"two": (np.full((1, 1, 1, 1), 5), np.zeros(1))})
     assert first == again and other[0] != first[0] and other[1] != first[1]
     assert (tmp_path / "model.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_mask_of_a_retired_model_is_wiped(tmp_path):
+    """At both who have its seed: whoever opened the files before finds nothing in them."""
+    room = Room(tmp_path)
+    (record,) = (tmp_path / "provider/models").iterdir()
+    files = [record.open("rb"), (tmp_path / "model/model.json").open("rb")]
+    seed = room.model._mask_seed.hex().encode()
+    assert all(seed in file.read() for file in files)
+    room.model.close()
+    room.model = ModelService(
+        tmp_path / "model", party_engine.PROGRAM, party_engine.WEIGHTS | {"two": party_engine.WEIGHTS["one"]}, engine=party_engine
+    )
+    to_provider, at_provider = local_pair(MODEL, PROVIDER)
+    room.start(room.provider.serve, at_provider)
+    room.model.register(to_provider)
+    to_provider.close()
+    for file in files:
+        file.seek(0)
+        assert file.read() == b""
+        file.close()
+    assert [path.name for path in record.parent.iterdir()] == [room.model.model]
+    assert not list((tmp_path / "model").glob(".*"))
+    room.close()
 
 
 def test_another_program_than_expected_is_refused_before_anything_is_asked(room):

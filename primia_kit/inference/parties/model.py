@@ -37,7 +37,7 @@ import numpy as np
 from ...errors import KitError
 from ...mpc.program import Program
 from ..certificates import Peer
-from ..store import ID_BYTES, Store, write_private
+from ..store import ID_BYTES, Store, remove_private, write_private
 from . import messages
 from .budget import QueryBudget
 from .channel import Channel, Refusal
@@ -161,6 +161,7 @@ class ModelService:
             "mask_seed": secrets.token_bytes(SEED_BYTES).hex(),
             "digest": digest,
         }
+        remove_private(path)  # the old mask's seed: with δ it gives the old weights
         write_private(path, json.dumps(record).encode())
         return record["model"], bytes.fromhex(record["mask_seed"])
 

@@ -34,7 +34,7 @@ import numpy as np
 from ...errors import KitError
 from ...mpc.program import Program
 from ..certificates import Peer
-from ..store import ID_BYTES, Store, write_private
+from ..store import ID_BYTES, Store, remove_left, remove_private, write_private
 from . import messages
 from .channel import Channel, Refusal
 from .engine import Engine, kit_engine
@@ -66,6 +66,7 @@ class ProviderService:
         self.folder, self._engine, self._tell = Path(folder), engine or kit_engine(), tell
         self.store = Store(self.folder / "seeds", limit)
         self._models = self.folder / "models"
+        remove_left(self._models)
         self._dealing, self._news = threading.Lock(), threading.Condition()
         self._stopping = False
         self._dealers: dict[str, Any] = {}
@@ -186,7 +187,7 @@ class ProviderService:
         """A model owner has one model at a time; what was dealt for an older one serves nobody."""
         for id, _ in self._pending(model):
             self.store.discard(id)
-        (self._models / model).unlink(missing_ok=True)
+        remove_private(self._models / model)  # it holds the seed of b
         self._dealers.pop(model, None)
 
     def _dealer(self, record: dict):
