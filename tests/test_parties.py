@@ -1,5 +1,6 @@
 """Data owner, model owner and provider talk to each other: answers, seeds, budgets, cancelling."""
 
+import contextlib
 import os
 import shutil
 import threading
@@ -10,7 +11,7 @@ import pytest
 
 from primia_kit.errors import KitError
 from primia_kit.inference.network_model import Network, ThrottledChannel, seconds_over
-from primia_kit.inference.parties import messages
+from primia_kit.inference.parties import messages, provider
 from primia_kit.inference.parties.channel import Cancelled
 from primia_kit.inference.parties.model import ModelService
 from primia_kit.inference.parties.teaching import TeachingSession, local_pair
@@ -235,18 +236,58 @@ def test_halves_that_lost_the_other_half_lock_nobody_out(room, monkeypatch):
         assert (session.infer(image()) == right(image())).all()
 
 
-def test_a_full_store_makes_the_model_owner_wait(tmp_path):
+def test_a_full_store_makes_the_model_owner_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(provider, "FETCH_SECONDS", 0.0)
     room = Room(tmp_path, limit=500)
     session = room.session()
     session.stock(2)
     assert room.model.fetch(room.to_provider) is True
     assert room.model.fetch(room.to_provider) is False
-    assert any("too full for 272 bytes" in sentence for sentence in room.told)
+    assert room.model.fetch(room.to_provider) is False
+    assert sum("too full for 272 bytes" in sentence for sentence in room.told) == 1
     assert (session.infer(image()) == right(image())).all()
     assert room.model.fetch(room.to_provider) is True  # the provider had kept it
     assert (session.infer(image()) == right(image())).all()
     session.close()
     room.close()
+
+
+def test_what_fits_is_fetched_before_what_does_not(tmp_path):
+    room = Room(tmp_path, limit=500)
+    with room.session() as session:
+        session.stock(1, batch=3)
+        session.stock(1)
+        assert room.model.fetch(room.to_provider) is True
+        assert [meta["batch"] for meta in room.model.store.ready().values()] == [1]
+        assert [meta["batch"] for meta in room.provider.store.ready().values()] == [3]
+    room.close()
+
+
+def test_two_connections_fetch_one_material_once(room, monkeypatch):
+    """Both have seen it wait before either takes it."""
+    monkeypatch.setattr(provider, "FETCH_SECONDS", 0.0)
+    second, at_provider = local_pair(MODEL, PROVIDER)
+    room.start(room.provider.serve, at_provider)
+    room.model.register(second)
+    with room.session() as session:
+        session.stock(1)
+        both, look = threading.Barrier(2), room.provider._pending
+
+        def pending(model):
+            found = look(model)
+            with contextlib.suppress(threading.BrokenBarrierError):  # who holds the lock looks alone
+                both.wait(0.3)
+            return found
+
+        monkeypatch.setattr(room.provider, "_pending", pending)
+        fetched = []
+        threads = [threading.Thread(target=lambda c=c: fetched.append(room.model.fetch(c))) for c in (room.to_provider, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+        assert sorted(fetched) == [False, True]
+    second.close()
 
 
 def test_other_weights_get_another_mask_and_id(tmp_path):

@@ -81,6 +81,7 @@ class ModelService:
         self.budget = QueryBudget(self.folder / "budget.json", budget)
         self.model, self._mask_seed = self._identity(program, weights)
         self._owner = engine.ModelOwner(program, weights)
+        self._told_needed = 0  # bytes that there was no room for, told once
         self._preparing = threading.Lock()  # an owner reuses memory
         self._delta = engine.delta(program, weights, self._mask_seed)
         self._program_text = program.to_json().encode()
@@ -109,19 +110,21 @@ class ModelService:
         messages.receive(channel, "registered")
 
     def fetch(self, channel: Channel) -> bool:
-        """Fetch the next material that waits at the provider; False if none came within its patience.
+        """Fetch the next material that waits at the provider and fits; False if none came within its patience.
 
-        Raises: KitError, also if the store is too full for what waits.
+        Raises: KitError.
         """
         room = self.store.room
         messages.send(channel, "fetch", model=self.model, room=room)
         with channel.allowing(bytes=room + 1):
             found = messages.receive(channel, "material", "nothing")
             if found["type"] == "nothing":
-                if found["needed"]:
+                if found["needed"] > self._told_needed:
+                    self._told_needed = found["needed"]
                     self._tell(f"{self.store.folder} is too full for {found['needed']:,} bytes more: inferences make room.")
                 return False
             dealt = channel.receive_bytes(found["bytes"], "dealt")
+        self._told_needed = 0
         meta = {"model": self.model, "batch": found["batch"], "data_owner": found["data_owner"]}
         self.store.put(bytes.fromhex(found["id"]), meta, bytes.fromhex(found["seed"]), dealt)
         return True
