@@ -3,6 +3,8 @@
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 
@@ -17,6 +19,7 @@ from primia_kit.inference.parties.model import ModelService
 from primia_kit.inference.parties.teaching import TeachingSession, local_pair
 
 from . import party_engine
+from .conftest import ROOT
 from .party_rooms import MODEL, OTHER_DATA, PROVIDER, Room
 
 
@@ -340,6 +343,23 @@ def test_a_provider_with_another_program_refuses(room):
     with pytest.raises(KitError, match="provider's program of this model has the SHA-256"):
         session.stock(1)
     session.close()
+
+
+def test_parties_need_no_torch():
+    """All three, one inference through: in a process of its own, where importing torch fails."""
+    program = """
+import sys
+sys.modules["torch"] = None
+import numpy as np
+from primia_kit.inference.parties.teaching import TeachingSession
+from tests import party_engine
+with TeachingSession(party_engine.PROGRAM, party_engine.WEIGHTS, engine=party_engine) as lesson:
+    run = lesson.run(np.ones((1, 1, 4, 4)))
+    list(run)
+    assert (run.answer == party_engine.expected(np.ones((1, 4, 4, 1)))).all()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_lesson_shows_both_views(tmp_path):
