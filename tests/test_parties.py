@@ -210,7 +210,7 @@ def test_material_that_was_lost_on_its_way_is_replaced(room):
     session = room.session()
     session._provider.close()
     session._provider = None
-    with pytest.raises(KitError, match="has fetched nothing in 0 s"):
+    with pytest.raises(KitError, match="has fetched nothing in 0 s: does it reach the provider, and has it room"):
         session.prepare(patience=0)
     with pytest.raises(KitError, match=r"Nothing dealt for 2 image\(s\) is left"):
         session.prepare(2)

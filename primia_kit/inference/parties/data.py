@@ -131,7 +131,9 @@ class Session:
             elif not mine:
                 raise KitError(f"Nothing dealt for {batch} image(s) is left: connect with the provider, too.")
             elif time.monotonic() > end:
-                raise KitError(f"The model owner has fetched nothing in {patience:g} s: does it reach the provider?")
+                raise KitError(
+                    f"The model owner has fetched nothing in {patience:g} s: does it reach the provider, and has it room?"
+                )
             time.sleep(0.05)
         with self._or_close():
             _, seed = self._store.take(bytes.fromhex(common))
