@@ -1,6 +1,6 @@
 """Compiled networks compute what torch does, in few bits and comparisons; what can't be carried is refused in a sentence."""
 
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from primia_kit.inference.tracing import trace
 from primia_kit.models import ARCHITECTURES, ModelSpec, TrainedModel, imagenet_weights
 from primia_kit.mpc.costs import costs, total
 from primia_kit.mpc.dialogue import Dialogue
-from primia_kit.mpc.program import PRIVATE, Program
+from primia_kit.mpc.program import PRIVATE, Op, Program
 
 from .test_compile_operators import Net, compiled, kinds
 
@@ -249,6 +249,26 @@ def test_values_outside_their_window_are_told():
     assert run.overflows["1"] > 0 and max(run.used.values()) > 1
 
 
+def by_hand(shift):
+    """A program that only truncates an image of one pixel."""
+    ops = (
+        Op("image", "input", (), (1, 1, 1), shift),
+        Op("cut", "truncate", ("image",), (1, 1, 1), 0, {"shift": shift}),
+        Op("output", "output", ("cut",), (1, 1, 1), 0, {"reveal": "logits"}),
+    )
+    return Program(38, ops)
+
+
+def test_the_top_value_is_outside_where_shares_may_round_it_up():
+    top = np.full((1, 1, 1, 1), 2.0**20 - 1)
+    with pytest.raises(KitError, match=r"^cut: values reach 1 times"):
+        run_clear(by_hand(4), {}, top)
+    assert run_clear(by_hand(4), {}, top, strict=False).overflows == {"cut": 1}
+    for program, image in ((by_hand(0), top), (by_hand(4), top - 1), (by_hand(4), -top - 1)):
+        assert run_clear(program, {}, image).outputs.item() == image.item()
+    assert run_clear(by_hand(4), {}, top, rounding=np.random.default_rng(0), strict=False).used["cut"] <= 1
+
+
 def test_truncation_draws_as_shares_do():
     network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU())
     nn.init.constant_(network[0].weight, 0.75)
@@ -347,6 +367,9 @@ def test_clear_needs_the_weights():
 def test_a_program_says_how_pixels_are_normalised():
     model, _ = compiled(nn.Sequential(nn.Conv2d(1, 2, 3)), 1, 6, 6)
     for bad in ({"pixel_std": 0.0}, {"pixel_mean": float("nan")}):
-        raw = {**json.loads(model.program.to_json()), **bad}
         with pytest.raises(KitError, match="normalised"):
-            Program.from_json(json.dumps(raw))
+            replace(model.program, **bad)
+    text = model.program.to_json()
+    assert '"pixel_mean":0.0' in text
+    with pytest.raises(KitError, match="normalised"):
+        Program.from_json(text.replace('"pixel_mean":0.0', '"pixel_mean":1e999'))

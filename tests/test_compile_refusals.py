@@ -16,8 +16,9 @@ REFUSED = [
     (nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4)), r"1: InstanceNorm2d .* BatchNorm2d"),
     (nn.Sequential(nn.Conv2d(1, 4, 3), nn.SiLU()), r"1: SiLU .* use ReLU"),
     (Net(lambda s, x: F.gelu(s.c(x)), c=nn.Conv2d(1, 2, 3)), r"gelu: gelu .* use ReLU"),
-    (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Softmax(1)), r"1: Softmax .* leave it out"),
-    (Net(lambda s, x: torch.sigmoid(s.c(x)), c=nn.Conv2d(1, 2, 3)), r"sigmoid .* leave it out"),
+    (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Softmax(1)), r"1: Softmax .* leave it out.*reveal='probabilities'"),
+    (Net(lambda s, x: torch.sigmoid(s.c(x)), c=nn.Conv2d(1, 2, 3)), r"sigmoid .* leave it out, take reveal='logits'"),
+    (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sigmoid()), r"1: Sigmoid .* reveal='logits'"),
     (Net(lambda s, x: s.c(x) * s.c(x), c=nn.Conv2d(1, 2, 3)), r"mul multiplies .* positive number"),
     (Net(lambda s, x: s.c(x) - x, c=nn.Conv2d(1, 1, 1)), r"sub subtracts two values"),
     (Net(lambda s, x: s.c(x) + s.c.bias.reshape(1, 2, 1, 1), c=nn.Conv2d(1, 2, 3)), r"add adds .* tensor of the model"),
@@ -76,5 +77,11 @@ def test_ranges_and_options_that_fit_nothing_are_told():
         network[0].weight.mul_(1e5)
     with pytest.raises(KitError, match=r"^0: a weight reaches|^1: values reach"):
         compile_private(network, images)
-    with pytest.raises(KitError, match=r"one channel"):
-        compile_private(nn.Conv2d(1, 1, 3), images, reveal="label")
+
+
+@pytest.mark.parametrize("reveal", ["label", "probabilities"])
+def test_one_channel_has_neither_a_label_nor_a_softmax(reveal):
+    network, images = nn.Sequential(nn.Conv2d(1, 1, 3)).eval(), torch.randn(2, 1, 8, 8)
+    with pytest.raises(KitError, match=rf"^0: this answer has one channel, and reveal='{reveal}' .* reveal='logits'"):
+        compile_private(network, images, reveal=reveal)
+    assert compile_private(network, images, reveal="logits").program.ops[-1].shape == (6, 6, 1)

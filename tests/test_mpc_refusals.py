@@ -1,5 +1,7 @@
 """Programs, weights, images and messages that no inference should begin or go on with."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,25 @@ def test_a_program_that_does_not_add_up_is_refused(change, word):
     )
     with pytest.raises(KitError, match=word):
         ModelOwner(Program(38, (program.ops[0], wrong, *program.ops[2:])), {})
+
+
+@pytest.mark.parametrize("name", ["", 1, None, ["a"]])
+def test_operations_have_names(name):
+    b = Builder((8, 8, 1))
+    program = b.program(b.same("relu", b.conv("input", 4), shift=8))
+    with pytest.raises(KitError, match="named by non-empty strings"):
+        Program(38, (replace(program.ops[0], name=name), *program.ops[1:]))
+    with pytest.raises(KitError, match="named by non-empty strings"):
+        Program(38, (program.ops[0], replace(program.ops[1], name=name), *program.ops[2:]))
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_constants_that_json_does_not_have_are_refused(constant):
+    b = Builder((8, 8, 1))
+    text = b.program(b.same("relu", b.conv("input", 4), shift=8)).to_json()
+    assert '"shift":8' in text
+    with pytest.raises(KitError, match=f"no program .* {constant} is no number of JSON"):
+        Program.from_json(text.replace('"shift":8', f'"shift":{constant}'))
 
 
 def test_a_shift_leaves_a_window():

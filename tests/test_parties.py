@@ -1,6 +1,10 @@
 """Data owner, model owner and provider talk to each other: answers, seeds, budgets, cancelling."""
 
+import contextlib
 import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
 
@@ -9,12 +13,14 @@ import pytest
 
 from primia_kit.errors import KitError
 from primia_kit.inference.network_model import Network, ThrottledChannel, seconds_over
+from primia_kit.inference.parties import messages, provider
 from primia_kit.inference.parties.channel import Cancelled
 from primia_kit.inference.parties.model import ModelService
-from primia_kit.inference.parties.teaching import TeachingSession
+from primia_kit.inference.parties.teaching import TeachingSession, local_pair
 
 from . import party_engine
-from .party_rooms import OTHER_DATA, Room
+from .conftest import ROOT
+from .party_rooms import MODEL, OTHER_DATA, PROVIDER, Room
 
 
 @pytest.fixture
@@ -204,25 +210,87 @@ def test_material_that_was_lost_on_its_way_is_replaced(room):
     session = room.session()
     session._provider.close()
     session._provider = None
-    with pytest.raises(KitError, match="has fetched nothing in 0 s"):
+    with pytest.raises(KitError, match="has fetched nothing in 0 s: does it reach the provider, and has it room"):
         session.prepare(patience=0)
     with pytest.raises(KitError, match=r"Nothing dealt for 2 image\(s\) is left"):
         session.prepare(2)
     session.close()
 
 
-def test_a_full_store_makes_the_model_owner_wait(tmp_path):
+def test_halves_that_lost_the_other_half_lock_nobody_out(room, monkeypatch):
+    """More than one call can name, at either side: of a data owner's folder that is gone, and of a model owner's."""
+    monkeypatch.setattr(messages, "MAX_COUNT", 2)
+    with room.session() as session:
+        room.stock(session, 1)
+        (whole,) = session._store.ready()
+        session.stock(3)
+        for id in room.provider.store.ready():
+            room.provider.store.discard(id)
+    (room.folder / "data").rename(room.folder / "kept")
+    with room.session() as session:
+        room.stock(session, 3)
+        assert len(room.model.store.ready()) == 4
+    shutil.rmtree(room.folder / "data")
+    (room.folder / "kept").rename(room.folder / "data")
+    with room.session() as session:
+        assert len(session._store.ready()) == 4
+        session.prepare(patience=0)
+        assert session._ready[0] == whole.hex()
+        assert (session.infer(image()) == right(image())).all()
+
+
+def test_a_full_store_makes_the_model_owner_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(provider, "FETCH_SECONDS", 0.0)
     room = Room(tmp_path, limit=500)
     session = room.session()
     session.stock(2)
     assert room.model.fetch(room.to_provider) is True
     assert room.model.fetch(room.to_provider) is False
-    assert any("too full for 272 bytes" in sentence for sentence in room.told)
+    assert room.model.fetch(room.to_provider) is False
+    assert sum("too full for 272 bytes" in sentence for sentence in room.told) == 1
     assert (session.infer(image()) == right(image())).all()
     assert room.model.fetch(room.to_provider) is True  # the provider had kept it
     assert (session.infer(image()) == right(image())).all()
     session.close()
     room.close()
+
+
+def test_what_fits_is_fetched_before_what_does_not(tmp_path):
+    room = Room(tmp_path, limit=500)
+    with room.session() as session:
+        session.stock(1, batch=3)
+        session.stock(1)
+        assert room.model.fetch(room.to_provider) is True
+        assert [meta["batch"] for meta in room.model.store.ready().values()] == [1]
+        assert [meta["batch"] for meta in room.provider.store.ready().values()] == [3]
+    room.close()
+
+
+def test_two_connections_fetch_one_material_once(room, monkeypatch):
+    """Both have seen it wait before either takes it."""
+    monkeypatch.setattr(provider, "FETCH_SECONDS", 0.0)
+    second, at_provider = local_pair(MODEL, PROVIDER)
+    room.start(room.provider.serve, at_provider)
+    room.model.register(second)
+    with room.session() as session:
+        session.stock(1)
+        both, look = threading.Barrier(2), room.provider._pending
+
+        def pending(model):
+            found = look(model)
+            with contextlib.suppress(threading.BrokenBarrierError):  # who holds the lock looks alone
+                both.wait(0.3)
+            return found
+
+        monkeypatch.setattr(room.provider, "_pending", pending)
+        fetched = []
+        threads = [threading.Thread(target=lambda c=c: fetched.append(room.model.fetch(c))) for c in (room.to_provider, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5)
+        assert sorted(fetched) == [False, True]
+    second.close()
 
 
 def test_other_weights_get_another_mask_and_id(tmp_path):
@@ -235,6 +303,30 @@ def test_other_weights_get_another_mask_and_id(tmp_path):
     other = identity(party_engine.WEIGHTS | {"two": (np.full((1, 1, 1, 1), 5), np.zeros(1))})
     assert first == again and other[0] != first[0] and other[1] != first[1]
     assert (tmp_path / "model.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_mask_of_a_retired_model_is_wiped(tmp_path):
+    """At both who have its seed: whoever opened the files before finds nothing in them."""
+    room = Room(tmp_path)
+    (record,) = (tmp_path / "provider/models").iterdir()
+    files = [record.open("rb"), (tmp_path / "model/model.json").open("rb")]
+    seed = room.model._mask_seed.hex().encode()
+    assert all(seed in file.read() for file in files)
+    room.model.close()
+    room.model = ModelService(
+        tmp_path / "model", party_engine.PROGRAM, party_engine.WEIGHTS | {"two": party_engine.WEIGHTS["one"]}, engine=party_engine
+    )
+    to_provider, at_provider = local_pair(MODEL, PROVIDER)
+    room.start(room.provider.serve, at_provider)
+    room.model.register(to_provider)
+    to_provider.close()
+    for file in files:
+        file.seek(0)
+        assert file.read() == b""
+        file.close()
+    assert [path.name for path in record.parent.iterdir()] == [room.model.model]
+    assert not list((tmp_path / "model").glob(".*"))
+    room.close()
 
 
 def test_another_program_than_expected_is_refused_before_anything_is_asked(room):
@@ -251,6 +343,23 @@ def test_a_provider_with_another_program_refuses(room):
     with pytest.raises(KitError, match="provider's program of this model has the SHA-256"):
         session.stock(1)
     session.close()
+
+
+def test_parties_need_no_torch():
+    """All three, one inference through: in a process of its own, where importing torch fails."""
+    program = """
+import sys
+sys.modules["torch"] = None
+import numpy as np
+from primia_kit.inference.parties.teaching import TeachingSession
+from tests import party_engine
+with TeachingSession(party_engine.PROGRAM, party_engine.WEIGHTS, engine=party_engine) as lesson:
+    run = lesson.run(np.ones((1, 1, 4, 4)))
+    list(run)
+    assert (run.answer == party_engine.expected(np.ones((1, 4, 4, 1)))).all()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_lesson_shows_both_views(tmp_path):

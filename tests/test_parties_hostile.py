@@ -203,7 +203,7 @@ CALLS = {
     ],
     "provider from data": [call("deal", model=MODEL_ID, sha256=party_engine.PROGRAM.sha256, batch=1, count=1)],
     "model from data": [
-        call("describe"), call("get_program"), call("get_delta"), call("list", batch=1),
+        call("describe"), call("get_program"), call("get_delta"), call("list", batch=1, ids=["2" * 32]),
         call("prepare", id="2" * 32), call("start", id="2" * 32), frame(DATA_KIND, bytes(128)),
     ],
     "data from model": [

@@ -146,13 +146,27 @@ def test_rename_is_on_the_disk_before_the_material_is_read(tmp_path, monkeypatch
     """The order of steps is the promise: mark, sync both folders, then read."""
     store, seen = Store(tmp_path, 1000), []
     store.put(ID, {}, b"secret")
-    rename, sync, wipe = os.rename, module._sync_folder, module._wipe
+    rename, sync, wipe = os.rename, module._sync_folder, module.wipe
     monkeypatch.setattr(os, "rename", lambda *a: (seen.append("rename"), rename(*a)))
     monkeypatch.setattr(module, "_sync_folder", lambda path: (seen.append(f"sync {path.name}"), sync(path)))
-    monkeypatch.setattr(module, "_wipe", lambda path: (seen.append("wipe"), wipe(path)))
+    monkeypatch.setattr(module, "wipe", lambda path: (seen.append("wipe"), wipe(path)))
     monkeypatch.setattr(module, "bytearray", lambda size: (seen.append("read"), bytearray(size))[1], raising=False)
     store.take(ID)
     assert seen == ["rename", "sync used", "sync ready", "read", "wipe"]
+
+
+def test_a_secret_file_is_removed_whole_whatever_interrupts(tmp_path, monkeypatch):
+    path = tmp_path / "secret"
+    module.write_private(path, b"secret")
+    with path.open("rb") as file, monkeypatch.context() as patch:
+        patch.setattr(module, "wipe", lambda path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            module.remove_private(path)
+        assert not path.exists() and file.read() == b"secret"
+        patch.undo()
+        module.remove_private(path)  # there is none; what was left is wiped
+        file.seek(0)
+        assert file.read() == b"" and not list(tmp_path.iterdir())
 
 
 _VICTIM = """

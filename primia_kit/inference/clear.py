@@ -39,12 +39,12 @@ class ClearRun:
     used: dict[str, float] = field(default_factory=dict)
     overflows: dict[str, int] = field(default_factory=dict)
 
-    def check(self, name: str, values: np.ndarray, limit: int = _HALF) -> None:
-        """Note int64 values that must lie in [-limit, limit)."""
-        largest = max(int(values.max(initial=0)) + 1, -int(values.min(initial=0)))
+    def check(self, name: str, values: np.ndarray, limit: int = _HALF, above: int = 0) -> None:
+        """Note int64 values that must lie in [-limit, limit), as they are and with `above` added."""
+        largest = max(int(values.max(initial=0)) + 1 + above, -int(values.min(initial=0)))
         self.used[name] = max(self.used.get(name, 0.0), largest / limit)
         if largest > limit:
-            outside = int(((values >= limit) | (values < -limit)).sum())
+            outside = int(((values >= limit - above) | (values < -limit)).sum())
             self.overflows[name] = self.overflows.get(name, 0) + outside
 
 
@@ -63,9 +63,10 @@ def run_clear(
         weights: op name -> (int64 weights, int64 bias at the output's fraction bits).
         images: float [N, C, H, W] before normalisation, as for `encode_images`.
         strict: whether a value outside its window is an error; otherwise it's counted in `overflows`, and the answer is
-            what unbounded integers give.
+            what unbounded integers give. Without `rounding`, a value is outside too if one more would be.
         rounding: None for floor(z / 2^f); a generator for one more with probability (z mod 2^f + 1) / 2^f, which is how
-            truncation of uniform shares is distributed, and right on average but for 2^-f.
+            truncation of uniform shares is distributed, and right on average but for 2^-f. Rounding depends on the
+            shares, so coins drawn apart from them are right in distribution only, see docs/protocol.md.
         backend: of the kernels, see `primia_kit.mpc.kernels`.
 
     Raises: KitError if weights are missing, or if strict and values overflow, naming the operations.
@@ -113,7 +114,7 @@ def _truncate(run: ClearRun, op: Op, x: np.ndarray) -> np.ndarray:
     if shift and run.rounding is not None:
         x = x + 1 + run.rounding.integers(0, 1 << shift, x.shape)  # carries with that probability
     v = x >> shift
-    run.check(op.name, v)
+    run.check(op.name, v, above=int(shift > 0 and run.rounding is None))  # truncation of shares may give one more
     return v
 
 

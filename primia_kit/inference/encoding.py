@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from ..errors import KitError
 from ..mpc.program import Program
 from ..mpc.ring import Ring
+
+if TYPE_CHECKING:  # a data owner needs no torch
+    import torch
 
 
 def encode_images(program: Program, images: torch.Tensor | np.ndarray) -> np.ndarray:

@@ -208,9 +208,12 @@ class Lowering:
 
     def _output(self, last: Layer) -> None:
         op, shape = self._value(last.name), last.shape
+        if self._reveal != "logits" and shape[2] < 2:
+            raise KitError(
+                f"{last.name}: this answer has one channel, and reveal={self._reveal!r} compares two or more (a softmax "
+                "of one is always 1). Use reveal='logits', and apply the sigmoid yourself."
+            )
         if self._reveal == "label":
-            if shape[2] < 2:
-                raise KitError(f"{last.name}: a label is the largest of two or more classes, and this answer has one channel.")
             op = self._narrow(last, self._fraction(last))
         needs = self._answer_bits(last, op.fraction_bits)
         name = self._unique("output")

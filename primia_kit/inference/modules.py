@@ -35,12 +35,14 @@ MODULES: dict[type[nn.Module], tuple[str, dict[str, str]]] = {
 }
 _STATISTICS = "normalises by statistics of secret values: use BatchNorm2d, whose statistics are fixed, or no norm"
 _SMOOTH = "has no protocol here: use ReLU or ReLU6"
-_ANSWER = "isn't computed under encryption: leave it out, the data owner applies it to the answer (reveal='probabilities')"
+_SOFTMAX = "isn't computed under encryption: leave it out, the data owner applies it to the answer (reveal='probabilities')"
+_SIGMOID = "isn't computed under encryption: leave it out, take reveal='logits', and apply it to the answer yourself"
 INSTEAD = {
     **dict.fromkeys(("GroupNorm", "group_norm", "LayerNorm", "layer_norm", "InstanceNorm2d", "instance_norm"), _STATISTICS),
     **dict.fromkeys(("SiLU", "silu", "GELU", "gelu", "Hardswish", "hardswish", "ELU", "elu", "Tanh", "tanh", "Mish"), _SMOOTH),
     **dict.fromkeys(("LeakyReLU", "leaky_relu", "PReLU", "prelu", "Softplus", "softplus", "CELU", "SELU"), _SMOOTH),
-    **dict.fromkeys(("Sigmoid", "sigmoid", "Softmax", "softmax", "LogSoftmax", "log_softmax", "Softmax2d"), _ANSWER),
+    **dict.fromkeys(("Softmax", "softmax", "LogSoftmax", "log_softmax", "Softmax2d"), _SOFTMAX),
+    **dict.fromkeys(("Sigmoid", "sigmoid", "LogSigmoid", "logsigmoid"), _SIGMOID),
     "AdaptiveMaxPool2d": "has windows of several sizes: use MaxPool2d",
     "ReflectionPad2d": "pads with other than zeros: use ZeroPad2d, or a convolution's padding",
     "ReplicationPad2d": "pads with other than zeros: use ZeroPad2d, or a convolution's padding",

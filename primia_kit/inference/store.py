@@ -36,6 +36,7 @@ _LENGTH = struct.Struct(">I")
 _ID = re.compile(r"[0-9a-f]{32}")
 _META_LIMIT = 1 << 16
 _ZEROS = bytes(1 << 20)
+_REMOVED = ".removed"
 
 
 class Store:
@@ -126,7 +127,7 @@ class Store:
                 with (self._used / name).open("rb") as file:
                     count = file.readinto(content)
                     damaged = count != size or file.read(1) != b""
-                _wipe(self._used / name)
+                wipe(self._used / name)
             except OSError as error:
                 raise disk_error(error, self._used / name) from error
         if damaged:
@@ -148,7 +149,7 @@ class Store:
                 path.unlink()
         for path in self._used.iterdir():
             if path.stat().st_size:
-                _wipe(path)
+                wipe(path)
         return {bytes.fromhex(path.name): _read_meta(path) for path in sorted(self._ready.iterdir())}
 
     def close(self) -> None:
@@ -169,7 +170,26 @@ def write_private(path: Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def _wipe(path: Path) -> None:
+def remove_private(path: Path) -> None:
+    """Overwrite and delete a file of `write_private`, if it's there; a crash leaves it whole, or to `remove_left`.
+
+    It's renamed first, so that nobody reads a file of which half is overwritten.
+    """
+    if path.exists():
+        os.rename(path, path.with_name(f".{path.name}{_REMOVED}"))
+        _sync_folder(path.parent)
+    remove_left(path.parent)
+
+
+def remove_left(folder: Path) -> None:
+    """Overwrite and delete what a crash in `remove_private` has left in a folder."""
+    for left in folder.glob(f".*{_REMOVED}"):
+        wipe(left)
+        left.unlink()
+
+
+def wipe(path: Path) -> None:
+    """Overwrite with zeros, and cut to length 0; best effort, as said above."""
     with path.open("r+b") as file:
         for at in range(0, path.stat().st_size, len(_ZEROS)):
             file.write(_ZEROS[: min(len(_ZEROS), path.stat().st_size - at)])

@@ -116,11 +116,15 @@ class Program:
     def from_json(cls, text: str) -> Program:
         """Raises: KitError if the text is no program."""
         try:
-            raw = json.loads(text)
+            raw = json.loads(text, parse_constant=_no_constant)
             ops = tuple(Op(**{**op, "inputs": tuple(op["inputs"]), "shape": tuple(op["shape"])}) for op in raw["ops"])
             return cls(raw["bits"], ops, tuple(raw["classes"]), float(raw["pixel_mean"]), float(raw["pixel_std"]))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise KitError(f"This is no program of an encrypted inference: {error}.") from error
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def check(program: Program) -> None:
@@ -131,6 +135,9 @@ def check(program: Program) -> None:
         raise KitError(f"Pixels can't be normalised by mean {program.pixel_mean} and deviation {program.pixel_std}.")
     if not program.ops or program.ops[0].kind != "input" or program.ops[-1].kind != "output":
         raise KitError("A program begins with its input and ends with its output.")
+    for op in program.ops:
+        if not (isinstance(op.name, str) and op.name):  # each operation's masks are expanded for its name
+            raise KitError(f"Operations are named by non-empty strings, not {op.name!r}.")
     masked, seen = program.masked, {}
     for op in program.ops:
         if op.kind not in KINDS:

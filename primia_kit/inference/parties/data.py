@@ -131,7 +131,9 @@ class Session:
             elif not mine:
                 raise KitError(f"Nothing dealt for {batch} image(s) is left: connect with the provider, too.")
             elif time.monotonic() > end:
-                raise KitError(f"The model owner has fetched nothing in {patience:g} s: does it reach the provider?")
+                raise KitError(
+                    f"The model owner has fetched nothing in {patience:g} s: does it reach the provider, and has it room?"
+                )
             time.sleep(0.05)
         with self._or_close():
             _, seed = self._store.take(bytes.fromhex(common))
@@ -214,12 +216,19 @@ class Session:
             raise KitError("This session has ended: connect again. Ids that were begun stay used.")
 
     def _common(self, batch: int) -> str | None:
-        """An id that both have, dealt for this batch."""
-        with self._or_close():
-            messages.send(self._model, "list", batch=batch)
-            there = messages.receive(self._model, "ids")["ids"]
-        mine = {id.hex() for id, meta in self._store.ready().items() if meta["batch"] == batch}
-        return next((id for id in there if id in mine), None)
+        """An id that both have, dealt for this batch.
+
+        Each side may hold material whose other half was lost, so this one names all that it has, the newest first.
+        """
+        mine = [id.hex() for id, meta in self._store.ready().items() if meta["batch"] == batch][::-1]
+        for start in range(0, len(mine), messages.MAX_COUNT):
+            asked = mine[start : start + messages.MAX_COUNT]
+            with self._or_close():
+                messages.send(self._model, "list", batch=batch, ids=asked)
+                there = messages.receive(self._model, "ids")["ids"]
+            if common := next((id for id in there if id in asked), None):
+                return common
+        return None
 
     def _known(self) -> tuple[Program, bytes] | None:
         """Program and δ of a model that this party met before."""

@@ -50,7 +50,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "register": {"model": _ID, "sha256": _SHA256, "mask_seed": _SEED, "bytes": _SIZE},
     "registered": {},
     "fetch": {"model": _ID, "room": _SIZE},
-    "nothing": {"needed": _SIZE},  # needed: bytes of the next material if it's larger than the room, else 0
+    "nothing": {"needed": _SIZE},  # needed: bytes of the smallest that waits, if none fits the room; else 0
     "material": {"id": _ID, "batch": _BATCH, "data_owner": _SHA256, "seed": _SEED, "bytes": _SIZE},
     # data owner -> model owner
     "describe": {},
@@ -58,7 +58,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "get_program": {},
     "get_delta": {},
     "content": {"bytes": _SIZE},
-    "list": {"batch": _BATCH},
+    "list": {"batch": _BATCH, "ids": _list(_ID)},
     "ids": {"ids": _list(_ID)},
     "prepare": {"id": _ID},
     "prepared": {},

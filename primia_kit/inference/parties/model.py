@@ -10,7 +10,7 @@ Set-up, for each data owner (D); the model owner (M) has registered the model wi
 
 An inference:
 
-    1. D -> M   list; M -> D: ids that M has material for, dealt for D's certificate
+    1. D -> M   list: ids that D has seeds for; M -> D: those of them that M has material for, dealt for D's certificate
     2. D        takes an id out of its own store: used, on the disk
     3. D -> M   prepare: the id. M takes it out of its store, refuses it if it's used or another's; both prepare
     4. M -> D   prepared
@@ -37,7 +37,7 @@ import numpy as np
 from ...errors import KitError
 from ...mpc.program import Program
 from ..certificates import Peer
-from ..store import ID_BYTES, Store, write_private
+from ..store import ID_BYTES, Store, remove_private, write_private
 from . import messages
 from .budget import QueryBudget
 from .channel import Channel, Refusal
@@ -81,6 +81,7 @@ class ModelService:
         self.budget = QueryBudget(self.folder / "budget.json", budget)
         self.model, self._mask_seed = self._identity(program, weights)
         self._owner = engine.ModelOwner(program, weights)
+        self._told_needed = 0  # bytes that there was no room for, told once
         self._preparing = threading.Lock()  # an owner reuses memory
         self._delta = engine.delta(program, weights, self._mask_seed)
         self._program_text = program.to_json().encode()
@@ -109,19 +110,21 @@ class ModelService:
         messages.receive(channel, "registered")
 
     def fetch(self, channel: Channel) -> bool:
-        """Fetch the next material that waits at the provider; False if none came within its patience.
+        """Fetch the next material that waits at the provider and fits; False if none came within its patience.
 
-        Raises: KitError, also if the store is too full for what waits.
+        Raises: KitError.
         """
         room = self.store.room
         messages.send(channel, "fetch", model=self.model, room=room)
         with channel.allowing(bytes=room + 1):
             found = messages.receive(channel, "material", "nothing")
             if found["type"] == "nothing":
-                if found["needed"]:
+                if found["needed"] > self._told_needed:
+                    self._told_needed = found["needed"]
                     self._tell(f"{self.store.folder} is too full for {found['needed']:,} bytes more: inferences make room.")
                 return False
             dealt = channel.receive_bytes(found["bytes"], "dealt")
+        self._told_needed = 0
         meta = {"model": self.model, "batch": found["batch"], "data_owner": found["data_owner"]}
         self.store.put(bytes.fromhex(found["id"]), meta, bytes.fromhex(found["seed"]), dealt)
         return True
@@ -161,6 +164,7 @@ class ModelService:
             "mask_seed": secrets.token_bytes(SEED_BYTES).hex(),
             "digest": digest,
         }
+        remove_private(path)  # the old mask's seed: with δ it gives the old weights
         write_private(path, json.dumps(record).encode())
         return record["model"], bytes.fromhex(record["mask_seed"])
 
@@ -193,8 +197,10 @@ class _Visit:
 
     def _list(self, message: dict) -> None:
         wanted = message["batch"], self._channel.peer.fingerprint
-        ids = [id.hex() for id, meta in self._service.store.ready().items() if (meta["batch"], meta["data_owner"]) == wanted]
-        messages.send(self._channel, "ids", ids=ids[-messages.MAX_COUNT :])  # the newest
+        ready = self._service.store.ready()
+        metas = ((id, ready.get(bytes.fromhex(id))) for id in message["ids"])
+        ids = [id for id, meta in metas if meta and (meta["batch"], meta["data_owner"]) == wanted]
+        messages.send(self._channel, "ids", ids=ids)
 
     def _prepare(self, message: dict) -> None:
         service, peer, id = self._service, self._channel.peer, bytes.fromhex(message["id"])

@@ -11,7 +11,7 @@ Dealing, asked for by a data owner (D), before there is an image:
     2. P        for each inference a random id of 16 bytes, data_seed and model_seed from the operating system's
                 generator; keeps (id, data_seed, model_seed) until M has fetched its half
     3. P -> D   dealt: ids and data_seeds, to D alone, which are in no other message
-    4. M -> P   fetch, when M has room; P answers `nothing` after a while if there's nothing
+    4. M -> P   fetch, when M has room; P answers `nothing` after a while if nothing fits
     5. P        takes the id out of its store (used for ever), computes M's half
     6. P -> M   material: id, batch, D's certificate, model_seed, and the dealt bytes, to M alone
 
@@ -34,7 +34,7 @@ import numpy as np
 from ...errors import KitError
 from ...mpc.program import Program
 from ..certificates import Peer
-from ..store import ID_BYTES, Store, write_private
+from ..store import ID_BYTES, Store, remove_left, remove_private, write_private
 from . import messages
 from .channel import Channel, Refusal
 from .engine import Engine, kit_engine
@@ -66,6 +66,7 @@ class ProviderService:
         self.folder, self._engine, self._tell = Path(folder), engine or kit_engine(), tell
         self.store = Store(self.folder / "seeds", limit)
         self._models = self.folder / "models"
+        remove_left(self._models)
         self._dealing, self._news = threading.Lock(), threading.Condition()
         self._stopping = False
         self._dealers: dict[str, Any] = {}
@@ -127,24 +128,36 @@ class ProviderService:
         if not record or record["owner"] != channel.peer.fingerprint:
             raise Refusal("This model isn't registered: register it first.")
         end = time.monotonic() + FETCH_SECONDS
-        while not (pending := self._pending(message["model"])):
+        while True:
+            half, dealt, needed = self._next_half(record, message["room"])
+            if half:
+                messages.send(channel, "material", **half, bytes=len(dealt))
+                return channel.send_bytes(dealt, "dealt")
             left = end - time.monotonic()
             if left <= 0 or self._stopping:
-                return messages.send(channel, "nothing", needed=0)
+                return messages.send(channel, "nothing", needed=needed)
             with self._news:
                 self._news.wait(min(left, 0.5))
-        id, meta = pending[0]
-        with self._dealing:
+
+    def _next_half(self, record: dict, room: int) -> tuple[dict, np.ndarray | None, int]:
+        """The model owner's half of the first that waits and fits: what goes with it, the dealt bytes, 0.
+
+        If none does, ({}, None, the bytes that the smallest needs, 0 if nothing waits).
+        """
+        with self._dealing:  # chosen and taken at once: another connection may fetch the same model's
+            pending = self._pending(record["model"])
+            if not pending:
+                return {}, None, 0
             dealer = self._dealer(record)
-            size = dealer.size(meta["batch"])
-            if size > message["room"]:
-                return messages.send(channel, "nothing", needed=size)
+            sizes = {batch: dealer.size(batch) for batch in {meta["batch"] for _, meta in pending}}
+            id, meta = next(((id, meta) for id, meta in pending if sizes[meta["batch"]] <= room), (None, None))
+            if id is None:
+                return {}, None, min(sizes.values())
             _, seeds = self.store.take(id)
             data_seed, model_seed = bytes(seeds[:SEED_BYTES]), bytes(seeds[SEED_BYTES:])
-            dealt = dealer.deal(data_seed, model_seed, meta["batch"], out=np.empty(size, np.uint8))
+            dealt = dealer.deal(data_seed, model_seed, meta["batch"], out=np.empty(sizes[meta["batch"]], np.uint8))
         half = {"id": id.hex(), "batch": meta["batch"], "data_owner": meta["data_owner"], "seed": model_seed.hex()}
-        messages.send(channel, "material", **half, bytes=len(dealt))
-        channel.send_bytes(dealt, "dealt")
+        return half, dealt, 0
 
     # -- the data owner's call
 
@@ -186,7 +199,7 @@ class ProviderService:
         """A model owner has one model at a time; what was dealt for an older one serves nobody."""
         for id, _ in self._pending(model):
             self.store.discard(id)
-        (self._models / model).unlink(missing_ok=True)
+        remove_private(self._models / model)  # it holds the seed of b
         self._dealers.pop(model, None)
 
     def _dealer(self, record: dict):
