@@ -22,6 +22,8 @@ import threading
 import time
 from pathlib import Path
 
+import primia_kit  # noqa: F401 - before torch: it sets how its threads wait
+
 ROLES = ("provider", "model", "data")
 GROWTH = [(size, 1) for size in (32, 64, 112, 224, 448)] + [(112, 4), (112, 16)]
 
