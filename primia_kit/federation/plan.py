@@ -77,7 +77,7 @@ class TrainingPlan:
     strategy: Literal["fedavg", "fedprox", "scaffold", "fedadam", "fedyogi", "fedbn"] = "fedavg"
     proximal_mu: float = 0.01
     scaffold_option: Literal["I", "II"] = "II"
-    server_learning_rate: float = 0.03
+    server_learning_rate: float = 0.01
     server_beta1: float = 0.9
     server_beta2: float = 0.99
     server_tau: float = 1e-3
