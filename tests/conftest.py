@@ -76,3 +76,15 @@ def pytest_runtest_makereport(item, call):
     ):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped although PRIMIA_DATA is set: {report.longrepr}"
+
+
+@pytest.fixture
+def one_thread():
+    """Of torch's: small films gain nothing from two, threads wait for each other on a busy machine, and sums are rounded
+    alike wherever a test runs."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

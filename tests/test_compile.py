@@ -19,13 +19,7 @@ from primia_kit.mpc.program import PRIVATE, Op, Program
 
 from .test_compile_operators import Net, compiled, kinds
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def warmed(name, norm, pool, side, images=4, **options):

