@@ -45,6 +45,17 @@ def unbroken():
     return get
 
 
+def test_all_who_take_a_run_up_know_it_by_one_id(tmp_path):
+    first, beside = (Checkpoints(tmp_path, "0" * 64, ("A",)) for _ in range(2))
+    run, path = first.run, tmp_path / "server" / "run"
+    assert beside.run == first.run == run and len(run) == 16
+    path.write_text(run.hex()[:5])  # a crash, before anybody had it
+    assert first.run == beside.run != run
+    path.write_text("no id, but thirty-two letters long")
+    with pytest.raises(KitError, match=r"run is damaged.*choose another folder"):
+        first.run  # noqa: B018 - a property that raises
+
+
 class Killed(BaseException):
     """In place of SIGKILL, between a round's sum and its checkpoint."""
 

@@ -13,9 +13,10 @@ on its own disk; in one process they lie in one folder, and whoever may read it 
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import hashlib
 import io
+import os
 import pickle
 import secrets
 from collections.abc import Mapping
@@ -55,15 +56,26 @@ class Checkpoints:
 
     @property
     def run(self) -> bytes:
-        """The id of the run in this folder, made when it's first asked for."""
-        path = self.folder / "server" / "run"
-        with contextlib.suppress(OSError, ValueError):
-            run = bytes.fromhex(path.read_text())
-            if len(run) == RUN_BYTES:
-                return run
-        run = secrets.token_bytes(RUN_BYTES)
-        write_atomically(path, run.hex())
-        return run
+        """The id of the run in this folder, made when it's first asked for; processes that share the folder get the same.
+
+        Raises: KitError if it can't be read: the sites' histories would tell nothing under another one.
+        """
+        path = self._path(0).parent / "run"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", encoding="ascii", errors="replace") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            text = file.read()
+            if len(text) < 2 * RUN_BYTES:  # new, or cut off by a crash before anybody had it
+                text = secrets.token_hex(RUN_BYTES)
+                file.truncate(0)
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        try:
+            return bytes.fromhex(text)
+        except ValueError as error:
+            raise KitError(f"{path} is damaged, so this run can't be taken up again: choose another folder.") from error
 
     def history(self, site: str) -> Path:
         """The file in which a site's identity remembers its secure sums."""
