@@ -64,7 +64,7 @@ wheelhouse: .venv/bin/python
 		--exclude=./.git --exclude=./.venv --exclude=./runs --exclude=__pycache__ --exclude='*.egg-info' --exclude='./.*_cache' .
 	@echo "primia-kit-class.tar: on each laptop, tar xf primia-kit-class.tar && cd primia-kit && make quickstart"
 
-PINS := torch==2.13.0 jupyterlab==4.6.6 ipywidgets==8.1.9 papermill==2.7.0 pydicom==3.0.2 matplotlib==3.11.2 numpy==2.4.6 syft==0.10.0 syft-rds==0.6.1
+PINS := torch==2.13.0 jupyterlab==4.6.6 ipywidgets==8.1.9 papermill==2.7.0 pydicom==3.0.2 matplotlib==3.11.2 numpy==2.4.6 syft==0.10.0 syft-rds==0.6.1 opacus==1.6.0 dp-accounting==0.6.0
 constraints:
 	rm -rf .venv-resolve
 	$(PYTHON) -m venv .venv-resolve
