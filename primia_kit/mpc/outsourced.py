@@ -41,6 +41,7 @@ shares are dealt; Beaver (1991) for products of masks.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import replace
@@ -57,6 +58,7 @@ from .evaluation import MaskingEvaluation, OnOp
 from .expansion import SEED_BYTES
 from .layers import Weights, checked, delta, expand_mask, expand_product, pack_arrays, pack_layer, unpack_arrays, weight_shapes
 from .material import Material, Prepared
+from .packing import packed_size
 from .party import Party
 from .program import LINEAR, PRIVATE, Op, Program
 from .provider import Provider
@@ -91,6 +93,11 @@ def _shapes(program: Program) -> list[tuple[int, ...]]:
     shapes = weight_shapes(program)
     channels = {op.name: op.shape[2] for op in program.ops}
     return [*shapes.values(), *(shape for name in shapes for shape in (shapes[name], (channels[name],)))]
+
+
+def share_size(program: Program) -> int:
+    """Bytes of `share_model`'s result for one server."""
+    return sum(packed_size(math.prod(shape), program.bits) for shape in _shapes(program))
 
 
 # -- the provider
