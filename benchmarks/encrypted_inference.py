@@ -5,7 +5,7 @@ and again. Each time: the provider deals and delivers (`provider_seconds`, until
 parties take their halves from the store and expand them (`prepare_seconds`), then the image is there (`online_seconds`,
 first byte to opened answer). PyTorch's turns stand between them, so that a busy machine slows both.
 
-    python benchmarks/encrypted_inference.py [--json] [--mode direct] [--model resnet18] [--size 224] [--processes 2] [--repeats 7]
+    python benchmarks/encrypted_inference.py [--json] [--mode direct] [--model resnet18] [--size 224] [--repeats 7]
 
 `--mode outsourced` has two servers compute on shares in place of data owner and model owner; the data owner's process then
 does nothing but share the image and add up the answer. Online is its wall clock, from the first byte to the opened answer.
@@ -337,7 +337,7 @@ def main() -> None:
         figures = measure(options.mode, options.model, size, batch, options.processes, options.repeats)
         found[f"{size}x{batch}"] = figures
         print(
-            f"{options.model}, {options.mode}, {size} x {size}, batch of {batch}, ring of {figures['ring_bits']} bits, {figures['backend']}"
+            f"{options.model}, {options.mode}, {size} x {size}, batch of {batch}, {figures['ring_bits']} bits, {figures['backend']}"
         )
         for key in ("plain_seconds", "online_seconds", "provider_seconds", "prepare_seconds"):
             parts = figures[key] if key == "plain_seconds" else {"": figures[key]}
