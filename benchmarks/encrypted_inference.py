@@ -336,9 +336,8 @@ def main() -> None:
     for size, batch in cases:
         figures = measure(options.mode, options.model, size, batch, options.processes, options.repeats)
         found[f"{size}x{batch}"] = figures
-        print(
-            f"{options.model}, {options.mode}, {size} x {size}, batch of {batch}, {figures['ring_bits']} bits, {figures['backend']}"
-        )
+        print(f"{options.model}, {options.mode}, {size} x {size}, batch of {batch}")
+        print(f"  {'ring, kernels':<26} {figures['ring_bits']} bits, {figures['backend']}")
         for key in ("plain_seconds", "online_seconds", "provider_seconds", "prepare_seconds"):
             parts = figures[key] if key == "plain_seconds" else {"": figures[key]}
             for count, part in parts.items():
