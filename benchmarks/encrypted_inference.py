@@ -5,13 +5,17 @@ and again. Each time: the provider deals and delivers (`provider_seconds`, until
 parties take their halves from the store and expand them (`prepare_seconds`), then the image is there (`online_seconds`,
 first byte to opened answer). PyTorch's turns stand between them, so that a busy machine slows both.
 
-    python benchmarks/encrypted_inference.py [--json] [--model resnet18] [--size 224] [--processes 2] [--repeats 7]
+    python benchmarks/encrypted_inference.py [--json] [--mode direct] [--model resnet18] [--size 224] [--repeats 7]
+
+`--mode outsourced` has two servers compute on shares in place of data owner and model owner; the data owner's process then
+does nothing but share the image and add up the answer. Online is its wall clock, from the first byte to the opened answer.
 
 `--processes 2` gives each of the two computing parties one thread, as on a machine of two cores; the provider, who works
 when they don't, has two. `--growth` measures sizes 32 to 448, and batches of 1, 4 and 16 at 112.
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -24,7 +28,9 @@ from pathlib import Path
 
 import primia_kit  # noqa: F401 - before torch: it sets how its threads wait
 
-ROLES = ("provider", "model", "data")
+ROLES = {"direct": ("provider", "model", "data"), "outsourced": ("provider", "server1", "server0", "data")}
+COMPUTING = {"direct": ("data", "model"), "outsourced": ("server0", "server1")}
+EVERYBODY = {"model", "data", "server0", "server1"}
 GROWTH = [(size, 1) for size in (32, 64, 112, 224, 448)] + [(112, 4), (112, 16)]
 
 
@@ -41,7 +47,7 @@ def provider(folder: Path, pipe, threads: int) -> None:
 
     set_threads(threads)
     service = ProviderService(folder / "p", tell=lambda sentence: None)
-    listener = Listener("127.0.0.1:0", Credentials(folder / "provider", "provider"), {"model", "data"}, service.serve, print, 600)
+    listener = Listener("127.0.0.1:0", Credentials(folder / "provider", "provider"), EVERYBODY, service.serve, print, 600)
     pipe.send(listener.address)
     pipe.recv()
     pipe.send(peak_mb())
@@ -98,6 +104,124 @@ def data(folder: Path, pipe, threads: int) -> None:
     pipe.send(peak_mb())
 
 
+def server(index: int, folder: Path, pipe, threads: int) -> None:
+    """The process of one of two servers. Server 0 deals when it is told to, and says what layers took."""
+    from primia_kit.inference.certificates import Credentials
+    from primia_kit.inference.parties import dealing, messages
+    from primia_kit.inference.parties.engine import largest_message
+    from primia_kit.inference.parties.events import Layers
+    from primia_kit.inference.parties.server import ServerService
+    from primia_kit.inference.parties.tls import Listener, connect
+    from primia_kit.mpc.threads import set_threads
+
+    class Timed(ServerService):
+        """Keeps what each layer took, without copies of what was seen."""
+
+        def infer(self, shared, prepared, share, channel):
+            self.layers = []
+            layers = Layers(channel, len(shared.program.ops), self.layers.append)
+            with channel.allowing(data=largest_message(shared.server, prepared.batch)):
+                return shared.server.infer(prepared, share, channel, on_op=layers)
+
+    set_threads(threads)
+    mine, addresses = Credentials(folder / f"server{index}", f"server{index}"), pipe.recv()
+    ways = [lambda who=who: connect(addresses[who], mine, who, 600) for who in ("provider", "server1")]
+    service = Timed(index, folder / f"s{index}", to_provider=ways[0], to_server1=ways[1], tell=lambda sentence: None)
+    stop = threading.Event()
+    if index:
+        threading.Thread(target=service.keep_stocked, args=(ways[0], stop), daemon=True).start()
+    pipe.send(Listener("127.0.0.1:0", mine, EVERYBODY, service.serve, print, 600).address)
+    other = None
+    while batch := pipe.recv():
+        if other is None:
+            other = ways[1]()
+            messages.greet(other)
+        start = time.perf_counter()
+        service.stock(1, batch)
+        while not dealing.common(other, service.store, batch):
+            time.sleep(0.005)
+        pipe.send(time.perf_counter() - start)
+        pipe.recv()  # an inference is over
+        pipe.send([(e.name, e.kind, e.seconds, e.sent, e.received, e.exchanges) for e in service.layers])
+    stop.set()
+    pipe.send(peak_mb())
+
+
+def outsourced_data(folder: Path, pipe, threads: int) -> None:
+    """The data owner's process, outsourced."""
+    import numpy as np
+
+    from primia_kit.inference.parties.outsourced import open_outsourced
+    from primia_kit.mpc.threads import set_threads
+
+    set_threads(threads)
+    addresses = pipe.recv()
+    images = np.load(folder / "images.npy")
+    with open_outsourced([addresses["server0"], addresses["server1"]], folder / "data", timeout=600) as session:
+        pipe.send(session.program.sha256)
+        while pipe.recv():
+            start = time.perf_counter()
+            session.prepare(len(images))
+            ready = time.perf_counter()
+            answer = session.infer(images)
+            pipe.send((ready - start, time.perf_counter() - ready, np.asarray(answer)))
+    pipe.send(peak_mb())
+
+
+class Running:
+    """The parties' processes. `turn()` is one inference: seconds of dealing, preparing, online; layers; the answer."""
+
+    def __init__(self, mode: str, folder: Path, compiled, batch: int, threads: int):
+        context = multiprocessing.get_context("spawn")
+        works = {"provider": provider, "model": model, "data": data}
+        if mode == "outsourced":
+            works = {"provider": provider, "data": outsourced_data}
+            works |= {f"server{index}": functools.partial(server, index) for index in (0, 1)}
+        self.mode, self.batch, self.processes, self.pipes = mode, batch, [], {}
+        for role in ROLES[mode]:
+            self.pipes[role], theirs = context.Pipe()
+            some = 2 if role == "provider" else threads
+            self.processes.append(context.Process(target=works[role], args=(folder, theirs, some), daemon=True))
+            self.processes[-1].start()
+        pipes, to_provider = self.pipes, self.pipes["provider"].recv()
+        if mode == "direct":
+            pipes["model"].send(to_provider)
+            pipes["data"].send((pipes["model"].recv(), to_provider))
+        else:
+            from primia_kit.inference.parties.sharing import share_over_tls
+
+            addresses = {"provider": to_provider}
+            for role in ("server1", "server0"):
+                pipes[role].send(dict(addresses))
+                addresses[role] = pipes[role].recv()
+            servers = [addresses["server0"], addresses["server1"]]
+            share_over_tls(compiled.program, compiled.weights, to_provider, servers, folder / "model", 600)
+            pipes["data"].send(addresses)
+        assert pipes["data"].recv() == compiled.program.sha256
+
+    def turn(self):
+        if self.mode == "direct":
+            self.pipes["data"].send(True)
+            return self.pipes["data"].recv()
+        first = self.pipes["server0"]
+        first.send(self.batch)
+        dealing = first.recv()
+        self.pipes["data"].send(True)
+        preparing, online, answer = self.pipes["data"].recv()
+        first.send(True)
+        return dealing, preparing, online, first.recv(), answer
+
+    def end(self) -> dict[str, float]:
+        """Each process's largest memory, in MB."""
+        peaks = {}
+        for role in reversed(ROLES[self.mode]):
+            self.pipes[role].send(False)
+            peaks[role] = self.pipes[role].recv()
+        for process in self.processes:
+            process.terminate()
+        return peaks
+
+
 def build(name: str, size: int, batch: int):
     """A network whose BatchNorm has statistics of its own, and images: float [batch, 1, size, size]."""
     import torch
@@ -134,7 +258,7 @@ def spread(seconds: list[float]) -> dict[str, float]:
     return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
 
 
-def measure(name: str, size: int, batch: int, processes: int, repeats: int) -> dict:
+def measure(mode: str, name: str, size: int, batch: int, processes: int, repeats: int) -> dict:
     """All figures of one network at one size."""
     import numpy as np
     import torch
@@ -151,39 +275,22 @@ def measure(name: str, size: int, batch: int, processes: int, repeats: int) -> d
     compiling = time.perf_counter() - start
     with torch.inference_mode():
         expected = network(images).numpy().reshape(batch, -1)
-    context, threads = multiprocessing.get_context("spawn"), 1 if processes == 2 else 2
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        make_certificates(folder, list(ROLES), 1)
+        make_certificates(folder, sorted({"model", *ROLES[mode]}), 1)
         save_compiled(folder / "model.npz", compiled.program, compiled.weights)
         np.save(folder / "images.npy", images.numpy())
-        parties = {}
-        for role, work in zip(ROLES, (provider, model, data), strict=True):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=work, args=(folder, theirs, 2 if role == "provider" else threads), daemon=True)
-            process.start()
-            parties[role] = (process, ours)
-        pipes = {role: pipe for role, (_, pipe) in parties.items()}
         start = time.perf_counter()
-        to_provider = pipes["provider"].recv()
-        pipes["model"].send(to_provider)
-        pipes["data"].send((pipes["model"].recv(), to_provider))
-        assert pipes["data"].recv() == compiled.program.sha256
+        running = Running(mode, folder, compiled, batch, 1 if processes == 2 else 2)
         setting_up = time.perf_counter() - start
         turns, plain = [], {"1": [], "2": []}
         for turn in range(repeats + 1):
-            pipes["data"].send(True)
-            answered = pipes["data"].recv()
+            answered = running.turn()
             for count, seconds in plain.items():
                 seconds.append(clear_seconds(network, images, int(count)))
             if turn:  # the first compiles kernels and touches memory
                 turns.append(answered)
-        peaks = {}
-        for role in reversed(ROLES):
-            pipes[role].send(False)
-            peaks[role] = pipes[role].recv()
-        for process, _ in parties.values():
-            process.terminate()
+        peaks = running.end()
     dealing, preparing, online, layers, answers = zip(*turns, strict=True)
     kinds: dict[str, float] = {}
     for layer in layers:
@@ -196,7 +303,7 @@ def measure(name: str, size: int, batch: int, processes: int, repeats: int) -> d
         "provider_seconds": spread(list(dealing)),
         "prepare_seconds": spread(list(preparing)),
         "online_over_plain_2": statistics.median(online) / statistics.median(plain["2"][1:]),
-        "bytes_each_way": {"data": sum(e[3] for e in layers[0]), "model": sum(e[4] for e in layers[0])},
+        "bytes_each_way": {role: sum(e[at] for e in layers[0]) for role, at in zip(COMPUTING[mode], (3, 4))},
         "bytes_dealt": Layout(compiled.program, batch).size,
         "exchanges": sum(e[5] for e in layers[0]),
         "peak_mb": peaks,
@@ -213,6 +320,7 @@ def measure(name: str, size: int, batch: int, processes: int, repeats: int) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument("--mode", default="direct", choices=tuple(ROLES), help="outsourced: two servers compute on shares")
     parser.add_argument("--model", default="resnet18", help="an architecture of primia_kit.models")
     parser.add_argument("--size", type=int, default=224, help="side of the image, pixels")
     parser.add_argument("--batch", type=int, default=1, help="images at a time")
@@ -226,9 +334,10 @@ def main() -> None:
     cases = GROWTH if options.growth else [(options.size, options.batch)]
     found = {}
     for size, batch in cases:
-        figures = measure(options.model, size, batch, options.processes, options.repeats)
+        figures = measure(options.mode, options.model, size, batch, options.processes, options.repeats)
         found[f"{size}x{batch}"] = figures
-        print(f"{options.model}, {size} x {size}, batch of {batch}, ring of {figures['ring_bits']} bits, {figures['backend']}")
+        print(f"{options.model}, {options.mode}, {size} x {size}, batch of {batch}")
+        print(f"  {'ring, kernels':<26} {figures['ring_bits']} bits, {figures['backend']}")
         for key in ("plain_seconds", "online_seconds", "provider_seconds", "prepare_seconds"):
             parts = figures[key] if key == "plain_seconds" else {"": figures[key]}
             for count, part in parts.items():

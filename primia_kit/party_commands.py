@@ -1,4 +1,4 @@
-"""The commands `primia certificates` and `primia party provider|model|data`."""
+"""The commands `primia certificates` and `primia party provider|model|data|server|share-model`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,34 @@ own (or all on one, to try it):
 The provider must work together with neither of the others: with the data owner
 it would learn the model, with the model owner every image. `primia certificates`
 makes the certificates by which the parties know each other.
+
+Outsourced, two servers compute in place of data owner and model owner, and neither
+of them sees image, model or answer. Provider and servers: no two together.
+
+  server       one of the two servers
+  share-model  the model owner shares its model between them, once
+"""
+_SERVER_HELP = """\
+One of two servers that compute for data owners until they are stopped. Neither sees
+image, model or answer; both together would, and so would one and the provider.
+
+  primia party server --index 1 --listen 0.0.0.0:7002 --connect-provider provider.example:7000 \\
+      --cert federation/server1 --store server1
+  primia party server --index 0 --listen 0.0.0.0:7001 --connect-provider provider.example:7000 \\
+      --connect-server1 server1.example:7002 --cert federation/server0 --store server0 --stock 20
+
+--store keeps this server's share of the model, what the provider has dealt, and how
+many images each data owner has asked about. --budget bounds that, at each server.
+"""
+_SHARE_HELP = """\
+Share a compiled model between two servers. The model owner isn't needed afterwards.
+
+  primia party share-model --model model.npz --cert federation/model \\
+      --connect-provider provider.example:7000 \\
+      --connect-server0 server0.example:7001 --connect-server1 server1.example:7002
+
+Shares are drawn anew each time: share again after a server has lost its own, or has
+another certificate. What was dealt before serves nobody then, and is wiped.
 """
 _PROVIDER_HELP = """\
 Deal correlated randomness to a model owner and data owners until it's stopped.
@@ -63,6 +91,11 @@ An image is a film (DICOM, PNG, JPEG, ...), or a .npy file with an array [C, H, 
 of pixels. Nothing of it leaves this machine but sums with random numbers that are
 used once. The answer is a research demonstration, not a diagnosis.
 
+Outsourced, name two servers instead of model owner and provider:
+
+  primia party data --connect-server0 server0.example:7001 --connect-server1 server1.example:7002 \\
+      --cert federation/data --image film.dcm
+
 --stock N has the provider deal for N inferences ahead of time and stops: later
 runs need no provider then. --expect names the program (its SHA-256) that you
 agreed on with the model owner; another one is refused.
@@ -75,7 +108,9 @@ def add_commands(commands, plain) -> None:
         "certificates", help="keys by which parties know each other", description=_CERTIFICATES_HELP, formatter_class=plain
     )
     make.add_argument("folder", type=Path, metavar="FOLDER")
-    make.add_argument("parties", nargs="+", metavar="ROLE[:NAME]", help="provider, model, data, or data:hospital-a")
+    make.add_argument(
+        "parties", nargs="+", metavar="ROLE[:NAME]", help="provider, model, data, server0, server1, or data:hospital-a"
+    )
     make.add_argument("--days", type=int, default=365, help="how long they hold (default: 365)")
     make.set_defaults(command=_certificates)
 
@@ -85,18 +120,32 @@ def add_commands(commands, plain) -> None:
     provider = party.add_parser("provider", help="deals randomness", description=_PROVIDER_HELP, formatter_class=plain)
     model = party.add_parser("model", help="has the model", description=_MODEL_HELP, formatter_class=plain)
     data = party.add_parser("data", help="has the images", description=_DATA_HELP, formatter_class=plain)
-    for command in (provider, model):
+    server = party.add_parser("server", help="computes with shares", description=_SERVER_HELP, formatter_class=plain)
+    share = party.add_parser("share-model", help="shares a model", description=_SHARE_HELP, formatter_class=plain)
+    for command in (provider, model, server):
         command.add_argument("--listen", required=True, metavar="HOST:PORT", help="where others connect to; port 0: any")
-    for command in (provider, model, data):
+    for command in (provider, model, data, server, share):
         command.add_argument("--cert", required=True, type=Path, metavar="FOLDER", help="key.pem, cert.pem, ca.pem")
-        command.add_argument("--store", required=True, type=Path, metavar="FOLDER", help="this party's own folder")
         command.add_argument("--timeout", type=float, default=60.0, metavar="S", help="longest wait for a message (60)")
-    model.add_argument("--connect-provider", required=True, metavar="HOST:PORT")
-    model.add_argument("--model", required=True, type=Path, metavar="FILE", help="the compiled model")
-    model.add_argument("--budget", type=int, metavar="N", help="images that each data owner may ask about (no limit)")
-    model.add_argument("--disk", type=float, default=8.0, metavar="GB", help="what dealt material may take (8)")
-    data.add_argument("--connect-model", required=True, metavar="HOST:PORT")
+    for command in (provider, model, data, server):
+        needed = command is not data  # outsourced, a data owner keeps nothing
+        command.add_argument("--store", required=needed, type=Path, metavar="FOLDER", help="this party's own folder")
+    for command in (model, server, share):
+        command.add_argument("--connect-provider", required=True, metavar="HOST:PORT")
+    for command in (model, share):
+        command.add_argument("--model", required=True, type=Path, metavar="FILE", help="the compiled model")
+    for command in (model, server):
+        command.add_argument("--budget", type=int, metavar="N", help="images that each data owner may ask about (no limit)")
+        command.add_argument("--disk", type=float, default=8.0, metavar="GB", help="what dealt material may take (8)")
+    server.add_argument("--index", type=int, choices=(0, 1), required=True, help="which of the two")
+    server.add_argument("--connect-server1", metavar="HOST:PORT", help="server 0 needs it")
+    server.add_argument("--stock", type=int, default=0, metavar="N", help="server 0: have so many dealt ahead (0)")
+    share.add_argument("--connect-server0", required=True, metavar="HOST:PORT")
+    share.add_argument("--connect-server1", required=True, metavar="HOST:PORT")
+    data.add_argument("--connect-model", metavar="HOST:PORT")
     data.add_argument("--connect-provider", metavar="HOST:PORT")
+    data.add_argument("--connect-server0", metavar="HOST:PORT", help="outsourced")
+    data.add_argument("--connect-server1", metavar="HOST:PORT", help="outsourced")
     data.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help="may be repeated")
     data.add_argument("--geometry", choices=("pad", "stretch"), default="pad", help="how films become square (pad)")
     data.add_argument("--expect", metavar="SHA256", help="the program that was agreed on")
@@ -105,6 +154,8 @@ def add_commands(commands, plain) -> None:
     provider.set_defaults(command=_provider)
     model.set_defaults(command=_model)
     data.set_defaults(command=_data)
+    server.set_defaults(command=_server)
+    share.set_defaults(command=_share)
 
 
 def _say(sentence: str) -> None:
@@ -127,7 +178,7 @@ def _provider(options: argparse.Namespace) -> int:
 
     mine = Credentials(options.cert, "provider")
     service = ProviderService(options.store, tell=_say)
-    listener = Listener(options.listen, mine, {"model", "data"}, service.serve, _say, options.timeout)
+    listener = Listener(options.listen, mine, {"model", "data", "server0", "server1"}, service.serve, _say, options.timeout)
     _say(f"The crypto provider listens at {listener.address}; Ctrl-C stops it.")
     return _until_stopped(listener, service)
 
@@ -158,6 +209,51 @@ def _model(options: argparse.Namespace) -> int:
         stop.set()
 
 
+def _server(options: argparse.Namespace) -> int:
+    from .inference.certificates import Credentials
+    from .inference.parties.server import ServerService
+    from .inference.parties.tls import Listener, connect
+
+    index, role = options.index, f"server{options.index}"
+    if (index == 0) != bool(options.connect_server1):
+        raise KitError("Server 0 connects to server 1: name it by --connect-server1, at server 0 alone.")
+    mine, stop = Credentials(options.cert, role), threading.Event()
+
+    def to_provider():
+        return connect(options.connect_provider, mine, "provider", options.timeout)
+
+    service = ServerService(
+        index,
+        options.store,
+        to_provider=to_provider,
+        to_server1=lambda: connect(options.connect_server1, mine, "server1", options.timeout),
+        limit=int(options.disk * 1e9),
+        budget=options.budget,
+        tell=_say,
+    )
+    work = (service.keep_stocked, (to_provider, stop)) if index else (service.keep_dealt, (options.stock, stop))
+    threading.Thread(target=work[0], args=work[1], daemon=True).start()
+    roles = {"model", "data"} | ({"server0"} if index else set())
+    listener = Listener(options.listen, mine, roles, service.serve, _say, options.timeout)
+    _say(f"Computing server {index} listens at {listener.address}; Ctrl-C stops it.")
+    try:
+        return _until_stopped(listener, service)
+    finally:
+        stop.set()
+
+
+def _share(options: argparse.Namespace) -> int:
+    from .inference.model_file import load_compiled
+    from .inference.parties.sharing import share_over_tls
+
+    program, weights = load_compiled(options.model)
+    servers = options.connect_server0, options.connect_server1
+    share_over_tls(program, weights, options.connect_provider, servers, options.cert, options.timeout)
+    _say("Both servers have their shares; the model owner isn't needed any more.")
+    _say(f"Program {program.sha256}: tell it to the data owners.")
+    return 0
+
+
 def _until_stopped(listener, service) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what stops services; ids that are in use stay used
     try:
@@ -169,10 +265,20 @@ def _until_stopped(listener, service) -> int:
 
 
 def _data(options: argparse.Namespace) -> int:
-    from .inference.parties.data import open_session
-
+    outsourced = options.connect_server0, options.connect_server1
+    direct = options.connect_model, options.store
+    if any(outsourced) == any((*direct, options.connect_provider)) or not (all(outsourced) or all(direct)):
+        raise KitError("Name either --connect-model and --store, or --connect-server0 and --connect-server1.")
+    if any(outsourced) and (options.stock or options.layers):
+        raise KitError(
+            "Outsourced, the servers have inferences dealt, and they alone see layers: leave --stock and --layers out."
+        )
     if not options.image and not options.stock:
         raise KitError("Name an --image to ask about, or --stock N to deal ahead.")
+    if any(outsourced):
+        return _ask_servers(outsourced, options)
+    from .inference.parties.data import open_session
+
     with open_session(
         options.connect_model,
         options.connect_provider,
@@ -190,6 +296,24 @@ def _data(options: argparse.Namespace) -> int:
             _say(f"Dealt for {options.stock} inference(s).")
         for path in options.image:
             _ask(session, path, options)
+    return 0
+
+
+def _ask_servers(servers: tuple[str, str], options: argparse.Namespace) -> int:
+    from .inference.parties.outsourced import open_outsourced
+
+    with open_outsourced(servers, options.cert, sha256=options.expect, timeout=options.timeout, patience=10.0) as session:
+        _say(f"Program {session.program.sha256}, {len(session.program.ops)} operations.")
+        if session.budget >= 0:
+            _say(f"The servers answer {session.budget} more image(s).")
+        for path in options.image:
+            image = _read(path, session.program.ops[0].shape, options.geometry)
+            begin = time.perf_counter()
+            session.prepare()
+            ready = time.perf_counter()
+            answer = session.infer(image)
+            _say(f"{path}: {time.perf_counter() - ready:.3f} s online, {ready - begin:.3f} s of preparation")
+            _say(_shown(session.program, answer))
     return 0
 
 

@@ -12,7 +12,7 @@ from primia_kit.mpc.dealt import Layout
 from primia_kit.mpc.program import PRIVATE
 from primia_kit.mpc.rounds import rounds
 
-from .mpc_programs import Builder, Parties, Recorder, random_weights
+from .mpc_programs import Builder, OutsourcedParties, Parties, Recorder, random_weights
 
 BITS = 38
 DEVIATIONS = 7  # of a uniform bit one in 10^11; some hundred thousand bits are looked at
@@ -65,12 +65,12 @@ def fields(parties, images, timeout=60):
 
 
 def seen(parties, images):
-    """What was sent, and what its receivers make of it: the masked values x_1, and c, p, t as they're opened."""
+    """What was sent, and what its receivers make of it: the masked values x_1, or e, and c, p, t as they're opened."""
     found = fields(parties, images)
     for op, part, number, sender in list(found):
-        if part in "cpt" and sender == 0:
+        if sender == 0 and (op, part, number, 1) in found:
             (one, bits), (other, _) = (found[op, part, number, party] for party in (0, 1))
-            found[op, part, number, "opened"] = (one + other if part == "c" else one ^ other), bits
+            found[op, part, number, "opened"] = (one ^ other if part in "pt" else one + other), bits
     return found
 
 
@@ -145,19 +145,19 @@ class Uses:
         return {purpose for used, purpose in self.keys if seed in (None, used)}
 
 
-def check_uses(monkeypatch, p):
-    """Data owner, model owner and provider expand every stream that the program needs once, and no others."""
-    parties = Parties(p, random_weights(p))
+def check_uses(monkeypatch, p, kind=Parties):
+    """Both computing parties and the provider expand every stream that the program needs once, and no others."""
+    parties, outsourced = kind(p, random_weights(p)), kind is OutsourcedParties
     data_seed, model_seed = secrets.token_bytes(32), secrets.token_bytes(32)
     dealt = parties.provider.deal(data_seed, model_seed, 2).copy()
     uses = Uses(monkeypatch)
-    need = {(op.name, "mask") for op in p.ops if op.kind in ("input", "mask")}
-    need |= {(op.name, "product") for op in p.ops if op.kind in PRIVATE}
+    own = {(op.name, "mask") for op in p.ops if op.kind in ("input", "mask")}
+    need = own | {(op.name, "product") for op in p.ops if op.kind in PRIVATE}
     compare = {(op.name, number) for op in p.ops for number, _ in enumerate(rounds(p, op, 2))}
-    masks = {(*purpose, "masks") for purpose in compare}
+    masks = {(*purpose, "masks") for purpose in compare} | (own if outsourced else set())
     made = []
     assert uses.of(lambda: made.append(parties.data.prepare(data_seed, 2))) == need | compare
-    assert uses.of(lambda: made.append(parties.model.prepare(model_seed, dealt, 2))) == masks
+    assert uses.of(lambda: made.append(parties.model.prepare(model_seed, dealt=dealt, batch=2))) == masks
 
     def deal():
         parties.provider.deal(data_seed, model_seed, 2)
@@ -167,7 +167,8 @@ def check_uses(monkeypatch, p):
     uses.keys.clear()
     images = np.zeros((2, *p.ops[0].shape), np.uint64)
     parties.infer(images, made)
-    assert not uses.keys, "an inference expands nothing"
+    fresh = {("image",), ("answer",)} if outsourced else set()  # from seeds of this inference that nobody has dealt
+    assert {purpose for _, purpose in uses.keys} == fresh, "an inference expands nothing that was dealt"
     for found in tuples_of:
         rooms = [one.masks for one in found.values()]
         assert not any(np.shares_memory(a, b) for a, b in combinations(rooms, 2))

@@ -9,7 +9,22 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from primia_kit.mpc import DataOwner, ModelOwner, Op, Program, Provider, Ring, delta, local_channels, weight_shapes
+from primia_kit.mpc import (
+    DataOwner,
+    ModelOwner,
+    Op,
+    OutsourcedProvider,
+    Program,
+    Provider,
+    Ring,
+    Server,
+    delta,
+    local_channels,
+    open_answer,
+    share_images,
+    share_model,
+    weight_shapes,
+)
 from primia_kit.mpc.program import LINEAR
 
 
@@ -195,23 +210,62 @@ class Parties:
     def infer(self, images, prepared=None, on_op=(None, None), channels=None):
         ours, theirs = prepared or self.prepare(len(images))
         one, other = channels or local_channels()
-        failures = []
-
-        def serve():
-            try:
-                assert self.model.infer(theirs, other, on_op[1]) is None
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            answer = self.data.infer(ours, images, one, on_op[0])
-        except BaseException as error:
-            thread.join(30)
-            waited = "said nothing" in str(error) and failures  # the cause is with the other party
-            raise (failures[0] if waited else error) from error
-        thread.join(30)
-        if failures:
-            raise failures[0]
+        answer, nothing = side_by_side(
+            lambda: self.data.infer(ours, images, one, on_op[0]), lambda: self.model.infer(theirs, other, on_op[1])
+        )
+        assert nothing is None
         return answer
+
+
+class OutsourcedParties(Parties):
+    """Provider and two servers, `data` and `model` of the other mode; the data owner is what `infer` does around them."""
+
+    def __init__(self, program: Program, weights):
+        mask_seed = secrets.token_bytes(32)
+        self.program = program
+        self.provider = OutsourcedProvider(program, mask_seed)
+        self.data, self.model = (Server(program, i, share) for i, share in enumerate(share_model(program, weights, mask_seed)))
+
+    def prepare(self, batch=1, seeds=None):
+        seeds = seeds or (secrets.token_bytes(32), secrets.token_bytes(32))
+        dealt = self.provider.deal(*seeds, batch)
+        return self.data.prepare(seeds[0], batch), self.model.prepare(seeds[1], batch, dealt)
+
+    def infer(self, images, prepared=None, on_op=(None, None), channels=None):
+        return open_answer(self.program, self.shares(images, prepared, on_op, channels))
+
+    def shares(self, images, prepared=None, on_op=(None, None), channels=None):
+        """The servers' shares of the answer."""
+        both = zip(
+            (self.data, self.model),
+            prepared or self.prepare(len(images)),
+            share_images(images, self.program.bits),
+            channels or local_channels(),
+            on_op,
+            strict=True,
+        )
+        return side_by_side(*(lambda server=server, rest=rest: server.infer(*rest) for server, *rest in both))
+
+
+def side_by_side(first, second):
+    """What both return, in two threads; of two failures the one that isn't waiting for the other."""
+    results, failures = [], []
+
+    def serve():
+        try:
+            results.append(second())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        found = first()
+    except BaseException as error:
+        thread.join(30)
+        waited = "said nothing" in str(error) and failures  # the cause is with the other party
+        raise (failures[0] if waited else error) from error
+    thread.join(30)
+    if failures:
+        raise failures[0]
+    return found, results[0]

@@ -119,8 +119,11 @@ def test_threads_change_nothing():
 @settings(deadline=None, max_examples=25)
 @given(st.data())
 def test_any_program(data):
-    """A few random operations one after the other, some with a shortcut."""
-    draw = data.draw
+    check(*any_program(data.draw))
+
+
+def any_program(draw):
+    """A few random operations one after the other, some with a shortcut; images; weights."""
     bits = draw(st.integers(34, 52))
     b = Builder((draw(st.integers(3, 7)), draw(st.integers(3, 7)), draw(st.integers(1, 3))), 6, bits)
     x = "input"
@@ -144,7 +147,7 @@ def test_any_program(data):
     program = b.program(x, draw(st.sampled_from(REVEALS)))
     seed, size = draw(st.integers(0, 99)), draw(st.sampled_from([2, 16]))
     images = words((draw(st.integers(1, 2)), *b.ops["input"].shape), -100, 100, seed, bits)
-    check(program, images, random_weights(program, seed, size))
+    return program, images, random_weights(program, seed, size)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from primia_kit.mpc import DATA_OWNER, MODEL_OWNER, Ring, layers
-from primia_kit.mpc import model_owner as model_owner_module
+from primia_kit.mpc import DATA_OWNER, MODEL_OWNER, Ring, evaluation, layers
 
 from .mpc_checks import BITS, assert_uniform, cases, check_dealt, check_messages, check_uses, program
 from .mpc_programs import Parties, random_weights
@@ -84,7 +83,7 @@ def test_probabilities_tell_differences_of_logits_and_no_more():
 
 
 def test_logits_without_the_random_number_are_noticed(monkeypatch):
-    monkeypatch.setattr(model_owner_module.os, "urandom", bytes)
+    monkeypatch.setattr(evaluation.os, "urandom", bytes)
     p = program("probabilities")
     words = opened(Parties(p, random_weights(p)), np.zeros((8, 8, 8, 1), np.uint64))
     with pytest.raises(AssertionError, match="standard deviations"):

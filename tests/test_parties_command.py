@@ -26,6 +26,12 @@ def federation(tmp_path_factory):
     [
         (["data", "--connect-model", "localhost:1", "--cert", "CERT/data", "--store", "s"], "Name an --image"),
         (["data", "--connect-model", "localhost", "--cert", "CERT/data", "--store", "s", "--stock", "1"], "HOST:PORT"),
+        (["data", "--connect-model", "localhost:1", "--cert", "CERT/data"], "Name either --connect-model and --store, or"),
+        (["data", "--connect-server0", "localhost:1", "--cert", "CERT/data"], "Name either --connect-model and --store, or"),
+        (
+            ["server", "--index", "0", "--listen", "l:0", "--connect-provider", "h:1", "--cert", "CERT/data", "--store", "s"],
+            "Server 0 connects to server 1",
+        ),
         (["provider", "--listen", "localhost:0", "--cert", "CERT/data", "--store", "s"], "not of a crypto provider"),
         (["provider", "--listen", "localhost:0", "--cert", "nowhere", "--store", "s"], "primia certificates FOLDER provider"),
         (
@@ -52,7 +58,18 @@ def test_mistakes_on_the_command_line_are_sentences(arguments, words, federation
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["certificates"], ["party"], ["party", "provider"], ["party", "model"], ["party", "data"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["certificates"],
+        ["party"],
+        ["party", "provider"],
+        ["party", "model"],
+        ["party", "data"],
+        ["party", "server"],
+        ["party", "share-model"],
+    ],
+)
 def test_help_teaches(arguments, capsys):
     with pytest.raises(SystemExit):
         main([*arguments, "--help"])
@@ -60,7 +77,9 @@ def test_help_teaches(arguments, capsys):
     assert max(map(len, text.splitlines())) <= 100 and len(text) > 500
 
 
-def test_three_processes_and_an_answer(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def compiled_model(tmp_path):
+    """A small network compiled to model.npz, and an image: network, program, images."""
     import torch
     from torch import nn
 
@@ -73,13 +92,17 @@ def test_three_processes_and_an_answer(tmp_path, monkeypatch, capsys):
     compiled = compile_private(net, images, classes=("normal", "bacterial", "viral"))
     save_compiled(tmp_path / "model.npz", compiled.program, compiled.weights)
     np.save(tmp_path / "image.npy", images[0].numpy())
+    return compiled.program, net(images[:1]).detach().numpy()
+
+
+@pytest.fixture
+def processes(tmp_path):
+    """(primia(*arguments) -> a command, start(*arguments) -> a service's address, options of a process)."""
 
     def primia(*arguments):
         return [sys.executable, "-m", "primia_kit.cli", *map(str, arguments)]
 
     options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
-    monkeypatch.chdir(tmp_path)
-    assert main(["certificates", "fed", "provider", "model", "data"]) == 0
     running = []
 
     def start(*arguments):
@@ -90,23 +113,53 @@ def test_three_processes_and_an_answer(tmp_path, monkeypatch, capsys):
                 return found[1]
         raise AssertionError(f"{arguments[0]} has ended")
 
-    try:
-        provider = start("provider", "--listen", "127.0.0.1:0", "--cert", "fed/provider", "--store", "p")
-        model = start(
-            *("model", "--listen", "127.0.0.1:0", "--connect-provider", provider, "--cert", "fed/model"),
-            *("--store", "m", "--model", "model.npz", "--budget", "1"),
-        )
-        ask = primia(
-            *("party", "data", "--connect-model", model, "--connect-provider", provider, "--cert", "fed/data"),
-            *("--store", "d", "--image", "image.npy", "--expect", compiled.program.sha256),
-        )
-        done = subprocess.run(ask, capture_output=True, timeout=60, **options)
-        assert done.returncode == 0, done.stderr
-        found = [float(re.search(rf"{name} +(\S+)", done.stdout)[1]) for name in compiled.program.classes]
-        assert np.allclose(found, net(images[:1]).detach().numpy(), atol=5e-3)
-        assert main(ask[3:]) == 2 and "query budget" in capsys.readouterr().err
-    finally:
-        for process in running:
-            process.terminate()
-            process.wait(10)
-            process.stdout.close()
+    yield primia, start, options
+    for process in running:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+def check_answer(ask, options, program, expected):
+    done = subprocess.run(ask, capture_output=True, timeout=60, **options)
+    assert done.returncode == 0, done.stderr
+    found = [float(re.search(rf"{name} +(\S+)", done.stdout)[1]) for name in program.classes]
+    assert np.allclose(found, expected, atol=5e-3)
+
+
+def test_three_processes_and_an_answer(compiled_model, processes, tmp_path, monkeypatch, capsys):
+    (program, expected), (primia, start, options) = compiled_model, processes
+    monkeypatch.chdir(tmp_path)
+    assert main(["certificates", "fed", "provider", "model", "data"]) == 0
+    provider = start("provider", "--listen", "127.0.0.1:0", "--cert", "fed/provider", "--store", "p")
+    model = start(
+        *("model", "--listen", "127.0.0.1:0", "--connect-provider", provider, "--cert", "fed/model"),
+        *("--store", "m", "--model", "model.npz", "--budget", "1"),
+    )
+    ask = primia(
+        *("party", "data", "--connect-model", model, "--connect-provider", provider, "--cert", "fed/data"),
+        *("--store", "d", "--image", "image.npy", "--expect", program.sha256),
+    )
+    check_answer(ask, options, program, expected)
+    assert main(ask[3:]) == 2 and "query budget" in capsys.readouterr().err
+
+
+def test_five_processes_and_an_answer_of_two_servers(compiled_model, processes, tmp_path, monkeypatch, capsys):
+    (program, expected), (primia, start, options) = compiled_model, processes
+    monkeypatch.chdir(tmp_path)
+    assert main(["certificates", "fed", "provider", "model", "data", "server0", "server1"]) == 0
+    provider = start("provider", "--listen", "127.0.0.1:0", "--cert", "fed/provider", "--store", "p")
+    common = ("--listen", "127.0.0.1:0", "--connect-provider", provider, "--budget", "1")
+    one = start("server", "--index", "1", *common, "--cert", "fed/server1", "--store", "s1")
+    zero = start(
+        *("server", "--index", "0", *common, "--cert", "fed/server0", "--store", "s0", "--connect-server1", one),
+        *("--stock", "2"),
+    )
+    servers = ("--connect-server0", zero, "--connect-server1", one)
+    ask = primia("party", "data", *servers, "--cert", "fed/data", "--image", "image.npy", "--expect", program.sha256)
+    assert main(ask[3:]) == 2 and "No model has been shared" in capsys.readouterr().err
+    share = ["party", "share-model", "--model", "model.npz", "--cert", "fed/model", "--connect-provider", provider, *servers]
+    assert main(share) == 0 and program.sha256 in capsys.readouterr().out
+    check_answer(ask, options, program, expected)
+    assert main(ask[3:]) == 2 and "query budget" in capsys.readouterr().err
+    assert len(list((tmp_path / "s0/seeds/used").iterdir())) == len(list((tmp_path / "s1/dealt/used").iterdir())) == 1

@@ -18,7 +18,13 @@ from ..errors import KitError
 from ..storage import write_atomically
 from .store import write_private
 
-ROLES = {"provider": "crypto provider", "model": "model owner", "data": "data owner"}
+ROLES = {
+    "provider": "crypto provider",
+    "model": "model owner",
+    "data": "data owner",
+    "server0": "computing server 0",
+    "server1": "computing server 1",
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _URI = "primia:"
 CA_KEY, CA, KEY, CERTIFICATE = "ca.key", "ca.pem", "key.pem", "cert.pem"
@@ -47,7 +53,7 @@ def make_certificates(folder: str | Path, parties: Sequence[str], days: int = 36
 
     Args:
         folder: holds ca.key and ca.pem. Whoever has ca.key can make parties: keep it off the parties' machines.
-        parties: "provider", "model", "data", or with a name of its own "data:hospital-a".
+        parties: "provider", "model", "data", "server0", "server1", or with a name of its own "data:hospital-a".
         days: how long the certificates hold.
 
     Returns: the parties' folders, each with key.pem (mode 0600), cert.pem and ca.pem: what a party takes to its machine.

@@ -2,6 +2,8 @@
 
     program, shapes                     what is computed, publicly known
     provider, data_owner, model_owner   the three parties, as objects that compute and talk over a `Channel`
+    outsourced                          the other mode: two servers that know neither image nor model
+    party, evaluation, material         what computing parties have in common
     dialogue, talk                      who sends what when
     comparing, pooling, linear          operations on shares, over the kernels below
     ring, expansion, packing, kernels, comparison, wire   arithmetic that each party does on its own words
@@ -37,6 +39,7 @@ from .expansion import expand
 from .layers import Weights, delta, model_masks, weight_shapes
 from .material import Prepared
 from .model_owner import ModelOwner
+from .outsourced import OutsourcedProvider, Server, open_answer, share_images, share_model
 from .packing import pack_words, packed_size, unpack_words
 from .program import Op, Program
 from .provider import Provider
@@ -51,18 +54,23 @@ __all__ = [
     "ModelOwner",
     "OnOp",
     "Op",
+    "OutsourcedProvider",
     "Prepared",
     "Program",
     "Provider",
     "Ring",
+    "Server",
     "View",
     "Weights",
     "delta",
     "expand",
     "local_channels",
     "model_masks",
+    "open_answer",
     "pack_words",
     "packed_size",
+    "share_images",
+    "share_model",
     "unpack_words",
     "weight_shapes",
 ]

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 
 from ..errors import KitError
 from . import linear
 from .channel import Channel
-from .dialogue import DATA_OWNER, MODEL_OWNER, Dialogue, output_count, pieces
-from .evaluation import Evaluation, OnOp, one_round, speak_ahead
+from .dialogue import DATA_OWNER, MODEL_OWNER, output_count
+from .evaluation import MaskingEvaluation, OnOp, one_round, speak_ahead
 from .layers import expand_mask, expand_product, pack_layer, unpack_delta
 from .material import Material, Prepared
+from .party import Party
 from .program import LINEAR, PRIVATE, Program
 from .ring import Ring
-from .rooms import SpareRooms
-from .shapes import check_shapes
 
 
-class DataOwner:
+class DataOwner(Party):
     """The client's half of the protocol, for one model.
 
     In preparation, for each image and before it is there, from its seed with the provider:
@@ -38,13 +35,10 @@ class DataOwner:
     """
 
     def __init__(self, program: Program, delta_bytes):
-        check_shapes(program)
-        self.program, self.ring = program, Ring(program.bits)
+        super().__init__(program)
         deltas = unpack_delta(program, delta_bytes)
         private = [op for op in program.ops if op.kind in PRIVATE]
         self._layers = {op.name: pack_layer(op, deltas[op.name], program.bits, short=False) for op in private}
-        self._spare = SpareRooms()
-        self._dialogues: dict[int, Dialogue] = {}
 
     def prepare(self, data_seed: bytes, batch: int = 1) -> Prepared:
         """All that can be computed before the images are there.
@@ -53,13 +47,10 @@ class DataOwner:
             data_seed: 32 bytes of this inference alone, which the provider alone knows too.
             batch: images.
         """
-        bits = self.program.bits
         material, dialogue = Material(batch, self._spare.take()), self.dialogue(batch)
         rooms, known = material.rooms, material.known
         for op in self.program.ops:
-            for number, one in enumerate(dialogue.rounds[op.name]):
-                room = rooms.take(one.tuples.room_size(one.count, bits), np.uint8)
-                material.tuples[op.name, number] = one.tuples.expand(one.count, bits, data_seed, op.name, number, room=room)
+            material.expand(op, dialogue.rounds[op.name], self.program.bits, data_seed)
             if op.kind in ("input", "mask"):
                 known[op.name] = expand_mask(rooms.take((batch, *op.shape), np.uint64), data_seed, op.name)
             elif op.kind in PRIVATE:
@@ -95,20 +86,19 @@ class DataOwner:
         self._spare.give_back(material.rooms)
         return self._decode(answer)
 
-    def dialogue(self, batch: int = 1) -> Dialogue:
-        """What is said in an inference."""
-        if batch not in self._dialogues:
-            self._dialogues[batch] = Dialogue(self.program, batch)
-        return self._dialogues[batch]
-
     def _decode(self, words: np.ndarray) -> np.ndarray:
-        output = self.program.ops[-1]
-        reveal = output.attributes["reveal"]
-        if reveal == "label":
-            return self.ring.signed(words)
-        if reveal == "logits":
-            return self.ring.decode(words, output.fraction_bits)
-        return softmax(self.ring.decode(words - words[..., :1], output.fraction_bits))
+        return decode_answer(self.program, words)
+
+
+def decode_answer(program: Program, words: np.ndarray) -> np.ndarray:
+    """The answer that ring words [N, H, W, C] stand for, by the program's reveal: see `DataOwner.infer`."""
+    output, ring = program.ops[-1], Ring(program.bits)
+    reveal = output.attributes["reveal"]
+    if reveal == "label":
+        return ring.signed(words)
+    if reveal == "logits":
+        return ring.decode(words, output.fraction_bits)
+    return softmax(ring.decode(words - words[..., :1], output.fraction_bits))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -117,11 +107,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-class _Inference(Evaluation):
+class _Inference(MaskingEvaluation):
     def __init__(self, program, dialogue, material, channel, images, on_op):
         super().__init__(DATA_OWNER, program, dialogue, material, channel, on_op)
-        self._images, self._masked = images, set()
-        self._following = {op.name: following for op, following in pairwise(program.ops)}
+        self._images = images
 
     def _compute(self, op):
         if op.name in self.material.known and op.kind not in ("input", "mask"):
@@ -129,30 +118,16 @@ class _Inference(Evaluation):
         return super()._compute(op)
 
     def input(self, op):
-        return self._mask(op, self._images)
+        return self.mask(op, self._images)  # of an image the data owner has the whole
 
     def mask(self, op, y):
-        if op.name in self._masked:
-            return self.material.known[op.name]
-        return self._mask(op, y)
-
-    def _mask(self, op, y):
-        """Send y_0 - x_0 of k bits; for the input y_0 is the image itself."""
-        x, y = self.material.known[op.name].reshape(-1), y.reshape(-1)
-        for piece in pieces(x.size):
-            self.talk.say(y[piece] - x[piece], self.ring.bits)
+        """The data owner's share of a masked value is x_0 itself."""
+        self.say_masked(op, y)
         return self.material.known[op.name]
 
-    def _after(self, op):
-        """If the next operation masks the result, send each piece as it comes."""
-        following = self._following[op.name]
-        if following.kind != "mask" or following.inputs != (op.name,) or op.kind == "relu6":
-            return None
-        if self.dialogue.leaders[op.name, 0] == self.party:
-            return None
-        self._masked.add(following.name)
-        x = self.material.known[following.name].reshape(-1)
-        return lambda piece, y: self.talk.say(y - x[piece], self.ring.bits)
+    def say_piece(self, op, piece, y):
+        """y_0 - x_0, k bits."""
+        self.talk.say(y - self.material.known[op.name].reshape(-1)[piece], self.ring.bits)
 
     def output(self, op, z):
         if op.attributes["reveal"] == "label":

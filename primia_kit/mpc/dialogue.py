@@ -33,7 +33,7 @@ class Field:
     """Words that are sent: `count` of `bits` bits, in whole 64-bit words.
 
     op: the operation that they belong to
-    part: "masked", "c", "p", "t", "output"
+    part: "masked", "c", "p", "t", "output"; outsourced, "seed" too
     ends: whether they go out at once, whatever the sender says next
     """
 
@@ -101,10 +101,18 @@ class Dialogue:
                 else:
                     yield from _stage(op.name, leader, one.count, c=WINDOW)
             if op.kind in ("input", "mask"):
-                speaker = DATA_OWNER
-                yield from _stage(op.name, speaker, batch * op.size, masked=program.bits)
+                for sender in self._maskers(speaker):
+                    yield from _stage(op.name, sender, batch * op.size, masked=program.bits)
+                    speaker = sender
             elif op.kind == "output":
-                yield Field(op.name, "output", MODEL_OWNER, output_count(program, batch), program.bits, True)
+                yield from self._output(program, batch)
+
+    def _maskers(self, speaker: int) -> tuple[int, ...]:
+        """Who says a masked value, after `speaker` has spoken last."""
+        return (DATA_OWNER,)
+
+    def _output(self, program: Program, batch: int) -> Iterator[Field]:
+        yield Field(program.ops[-1].name, "output", MODEL_OWNER, output_count(program, batch), program.bits, True)
 
 
 def output_count(program: Program, batch: int) -> int:

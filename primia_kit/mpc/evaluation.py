@@ -1,10 +1,12 @@
-"""A party's walk through a program: what data owner and model owner do alike."""
+"""A party's walk through a program: what both computing parties do alike."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -81,13 +83,17 @@ class Evaluation:
             value = self.values[op.name] = self._compute(op)
             for name in op.inputs:
                 if self._last_use[name] == op.name:
-                    self.values.pop(name, None)  # its memory serves the next values
+                    self._forget(name)
             if self.on_op:
                 seconds = time.perf_counter() - start
                 view = View(value, tuple(self._opened))
                 self.on_op(op, seconds, self.channel.sent_bytes - sent, self.channel.received_bytes - received, view)
         self.talk.end()
         return self.values[self.program.ops[-1].name]
+
+    def _forget(self, name: str) -> None:
+        """The memory of a value that isn't needed any more serves the next ones."""
+        self.values.pop(name, None)
 
     def _compute(self, op: Op) -> np.ndarray:
         inputs = [self.values[name] for name in op.inputs]
@@ -109,6 +115,16 @@ class Evaluation:
 
     def label(self, op: Op, z: np.ndarray) -> np.ndarray:
         return winner(z, self.party, self._comparer(op))
+
+    def revealed(self, op: Op, z: np.ndarray) -> np.ndarray:
+        """The share of what the output opens: see `program.KINDS` for how much that is."""
+        reveal = op.attributes["reveal"]
+        if reveal == "label":
+            return self.label(op, z)
+        if reveal == "probabilities":
+            # The same uniformly random number for all channels of a pixel: the logits' common part is gone.
+            return z + np.frombuffer(os.urandom(8 * z[..., :1].size), np.uint64).reshape(z[..., :1].shape)
+        return z
 
     def _shared(self, op: Op, z: np.ndarray) -> np.ndarray:
         """The one round of a truncate, relu or relu6."""
@@ -150,6 +166,36 @@ class Evaluation:
 
     def output(self, op: Op, z: np.ndarray) -> np.ndarray:
         raise NotImplementedError
+
+
+class MaskingEvaluation(Evaluation):
+    """Of a party that says its share of a value less its mask, where the program has a `mask`."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._masked: set[str] = set()
+        self._following = {op.name: following for op, following in pairwise(self.program.ops)}
+
+    def say_masked(self, op: Op, y: np.ndarray) -> None:
+        """Say all pieces of the masked value `op`, unless they went out with the operation before."""
+        if op.name not in self._masked:
+            y = y.reshape(-1)
+            for piece in pieces(y.size):
+                self.say_piece(op, piece, y[piece])
+
+    def say_piece(self, op: Op, piece: slice, y: np.ndarray) -> None:
+        """Say a piece of the masked value `op`, of the party's share y of it, uint64 [n]."""
+        raise NotImplementedError
+
+    def _after(self, op):
+        """If the next operation masks the result, send each piece as it comes."""
+        following = self._following[op.name]
+        if following.kind != "mask" or following.inputs != (op.name,) or op.kind == "relu6":
+            return None
+        if self.dialogue.leaders[op.name, 0] == self.party:
+            return None
+        self._masked.add(following.name)
+        return lambda piece, y: self.say_piece(following, piece, y)
 
 
 def one_round(op: Op) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -81,25 +82,36 @@ def delta(program: Program, weights: Weights, mask_seed: bytes) -> bytes:
     """
     masks = model_masks(program, mask_seed)
     weights = checked(program, weights)
-    return b"".join(pack_words(weights[name][0].view(np.uint64) - b, program.bits).tobytes() for name, b in masks.items())
+    return pack_arrays([weights[name][0].view(np.uint64) - b for name, b in masks.items()], program.bits)
 
 
 def unpack_delta(program: Program, packed) -> dict[str, np.ndarray]:
     """The inverse of `delta`: uint64 arrays. Raises KitError for another number of bytes."""
-    packed, at, found = np.frombuffer(packed, np.uint8), 0, {}
     shapes = weight_shapes(program)
-    sizes = {name: packed_size(int(np.prod(shape)), program.bits) for name, shape in shapes.items()}
-    if packed.size != sum(sizes.values()):
-        raise KitError(f"The model's δ for this program takes {sum(sizes.values())} bytes, but {packed.size} came.")
-    for name, shape in shapes.items():
-        part = packed[at : at + sizes[name]]
-        found[name] = unpack_words(part, program.bits, int(np.prod(shape))).reshape(shape)
-        at += sizes[name]
+    return dict(zip(shapes, unpack_arrays(packed, list(shapes.values()), program.bits, "The model's δ"), strict=True))
+
+
+def pack_arrays(arrays: Iterable[np.ndarray], bits: int) -> bytes:
+    """uint64 arrays, each packed on its own."""
+    return b"".join(pack_words(array, bits).tobytes() for array in arrays)
+
+
+def unpack_arrays(packed, shapes: Sequence[tuple[int, ...]], bits: int, what: str) -> list[np.ndarray]:
+    """The inverse of `pack_arrays`. Raises KitError that names `what` for another number of bytes."""
+    packed, at, found = np.frombuffer(packed, np.uint8), 0, []
+    counts = [math.prod(shape) for shape in shapes]
+    size = sum(packed_size(count, bits) for count in counts)
+    if packed.size != size:
+        raise KitError(f"{what} for this program takes {size} bytes, but {packed.size} came.")
+    for shape, count in zip(shapes, counts):
+        part = packed[at : at + packed_size(count, bits)]
+        found.append(unpack_words(part, bits, count).reshape(shape))
+        at += part.size
     return found
 
 
 def expand_mask(out: np.ndarray, data_seed: bytes, name: str) -> np.ndarray:
-    """x_0 of a masked value: the data owner's share, as the provider follows it too."""
+    """x_0 of a masked value: the data owner's share, as the provider follows it too. Outsourced, a server's a_i."""
     return expand(out, data_seed, name, "mask")
 
 

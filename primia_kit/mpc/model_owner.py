@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
-from ..errors import KitError
 from . import wire
 from .channel import Channel
-from .dealt import Layout
-from .dialogue import MODEL_OWNER, Dialogue, pieces
+from .dealt import Dealt
+from .dialogue import MODEL_OWNER, pieces
 from .evaluation import Evaluation, OnOp
 from .layers import Weights, checked, pack_layer
 from .material import Material, Prepared
-from .packing import packed_size, unpack_words
+from .party import Party
 from .program import PRIVATE, Program
-from .ring import Ring
-from .rooms import SpareRooms
-from .shapes import check_shapes
 
 
-class ModelOwner:
+class ModelOwner(Party):
     """The server's half of the protocol.
 
     In an inference it holds x_1 = x - x_0 of masked values and computes private layers with its weights in clear, as
@@ -36,14 +30,11 @@ class ModelOwner:
     """
 
     def __init__(self, program: Program, weights: Weights):
-        check_shapes(program)
+        super().__init__(program)
         weights = checked(program, weights)
-        self.program, self.ring = program, Ring(program.bits)
         private = [op for op in program.ops if op.kind in PRIVATE]
         self._layers = {op.name: pack_layer(op, weights[op.name][0], program.bits, short=True) for op in private}
         self._bias = {op.name: weights[op.name][1].view(np.uint64) for op in private}
-        self._spare = SpareRooms()
-        self._dialogues: dict[int, Dialogue] = {}
 
     def prepare(self, model_seed: bytes, dealt, batch: int = 1) -> Prepared:
         """Unpack what the provider has dealt.
@@ -55,22 +46,12 @@ class ModelOwner:
 
         Raises: KitError for another number of bytes.
         """
-        bits, dealt = self.program.bits, np.frombuffer(dealt, np.uint8)
-        layout = Layout(self.program, batch)
-        if dealt.size != layout.size:
-            raise KitError(f"For {batch} image(s) {layout.size} bytes are dealt, but {dealt.size} came: ask for them again.")
+        dealt, bits = Dealt(self.program, batch, dealt), self.program.bits
         material, dialogue = Material(batch, self._spare.take()), self.dialogue(batch)
         for op in self.program.ops:
-            for number, one in enumerate(dialogue.rounds[op.name]):
-                room = material.rooms.take(one.tuples.room_size(one.count, bits), np.uint8)
-                part = dealt[layout.parts[op.name, number]]
-                material.tuples[op.name, number] = one.tuples.unpack(
-                    part, one.count, bits, model_seed, op.name, number, room=room
-                )
+            material.unpack(op, dialogue.rounds[op.name], bits, model_seed, dealt)
             if op.kind in PRIVATE:
-                product = material.rooms.take((batch, *op.shape), np.uint64)
-                packed = dealt[layout.parts[op.name, "product"]][: packed_size(product.size, bits)]
-                unpack_words(packed, bits, product.size, out=product.reshape(-1))
+                product = dealt.product(op, material.rooms.take((batch, *op.shape), np.uint64))
                 product += self._bias[op.name]
                 material.products[op.name] = product
         return Prepared(material)
@@ -83,12 +64,6 @@ class ModelOwner:
         material = prepared.use()
         _Inference(self.program, self.dialogue(prepared.batch), material, channel, self._layers, on_op).run()
         self._spare.give_back(material.rooms)
-
-    def dialogue(self, batch: int = 1) -> Dialogue:
-        """What is said in an inference."""
-        if batch not in self._dialogues:
-            self._dialogues[batch] = Dialogue(self.program, batch)
-        return self._dialogues[batch]
 
 
 class _Inference(Evaluation):
@@ -118,12 +93,6 @@ class _Inference(Evaluation):
         return z
 
     def output(self, op, z):
-        """Open the value to the data owner: see `program.KINDS` for how much of it."""
-        reveal = op.attributes["reveal"]
-        if reveal == "label":
-            z = self.label(op, z)
-        elif reveal == "probabilities":
-            # The same uniformly random number for all channels of a pixel: the logits' common part is gone.
-            z = z + np.frombuffer(os.urandom(8 * z[..., :1].size), np.uint64).reshape(z[..., :1].shape)
+        z = self.revealed(op, z)
         self.talk.say(z, self.ring.bits)
         return z

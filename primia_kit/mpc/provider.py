@@ -8,7 +8,7 @@ from . import linear
 from .dealt import Layout
 from .layers import expand_mask, expand_product, model_masks, pack_layer
 from .packing import pack_words
-from .program import LINEAR, PRIVATE, Program
+from .program import LINEAR, PRIVATE, Op, Program
 from .rooms import Rooms
 from .rounds import rounds
 from .shapes import check_shapes
@@ -61,7 +61,7 @@ class Provider:
                 part = out[layout.parts[op.name, number]]
                 one.tuples.deal(one.count, bits, data_seed, model_seed, op.name, number, out=part)
             if op.kind in ("input", "mask"):
-                values[op.name] = expand_mask(rooms.take((batch, *op.shape), np.uint64), data_seed, op.name)
+                values[op.name] = self._mask(op, batch, (data_seed, model_seed), rooms)
             elif op.kind in PRIVATE:
                 product = self._layers[op.name].conv(np.ascontiguousarray(values[op.inputs[0]]))
                 product -= expand_product(rooms.take(product.shape, np.uint64), data_seed, op.name)
@@ -69,6 +69,10 @@ class Provider:
             elif op.kind in LINEAR and all(name in values for name in op.inputs):
                 values[op.name] = linear.apply(op, [values[name] for name in op.inputs])
         return out
+
+    def _mask(self, op: Op, batch: int, seeds: tuple[bytes, bytes], rooms: Rooms) -> np.ndarray:
+        """The mask of a masked value."""
+        return expand_mask(rooms.take((batch, *op.shape), np.uint64), seeds[0], op.name)
 
     def size(self, batch: int = 1) -> int:
         """Bytes of a deal."""

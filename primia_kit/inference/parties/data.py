@@ -21,6 +21,7 @@ from ..encoding import encode_images
 from ..store import Store, write_private
 from . import messages
 from .channel import Channel, Message
+from .dealing import common, deal
 from .engine import Engine, kit_engine, largest_message, size_of_delta
 from .provider import PROGRAM_LIMIT
 from .run import Inference
@@ -103,13 +104,7 @@ class Session:
                 self._stock(min(messages.MAX_COUNT, count - start), batch)
 
     def _stock(self, count: int, batch: int) -> None:
-        messages.send(self._provider, "deal", model=self._model_id, sha256=self._sha256, batch=batch, count=count)
-        found = messages.receive(self._provider, "dealt")
-        if not len(found["ids"]) == len(found["seeds"]) == count:
-            raise KitError(f"The provider dealt {len(found['ids'])} inferences where {count} were asked for.")
-        for id, seed in zip(found["ids"], found["seeds"], strict=True):
-            self._store.put(bytes.fromhex(id), {"model": self._model_id, "batch": batch}, bytes.fromhex(seed))
-            self._dealt.add(bytes.fromhex(id))
+        self._dealt |= set(deal(self._provider, self._store, self._model_id, self._sha256, count, batch))
 
     def prepare(self, batch: int = 1, patience: float = 120.0) -> None:
         """Do all that needs no image: take an id (used from here on), and compute this party's share of each layer.
@@ -124,8 +119,8 @@ class Session:
         if self._ready is not None and self._ready[1] == batch:
             return
         end = time.monotonic() + patience
-        while not (common := self._common(batch)):
-            mine = {id for id, meta in self._store.ready().items() if meta["batch"] == batch}
+        while not (id := self._common(batch)):
+            mine = {some for some, meta in self._store.ready().items() if meta["batch"] == batch}
             if self._provider is not None and not mine & self._dealt:
                 self.stock(1, batch)  # what earlier sessions left may be lost on its way to the model owner
             elif not mine:
@@ -136,11 +131,11 @@ class Session:
                 )
             time.sleep(0.05)
         with self._or_close():
-            _, seed = self._store.take(bytes.fromhex(common))
-            messages.send(self._model, "prepare", id=common)
+            _, seed = self._store.take(bytes.fromhex(id))
+            messages.send(self._model, "prepare", id=id)
             prepared = self._owner.prepare(bytes(seed), batch)
             messages.receive(self._model, "prepared")
-        self._ready = common, batch, prepared
+        self._ready = id, batch, prepared
 
     def run(self, images, views: bool = False) -> Inference:
         """Begin an inference; iterate over what is returned for a `LayerEvent` a layer, then read its `answer`.
@@ -176,16 +171,7 @@ class Session:
 
     def encode(self, images) -> np.ndarray:
         """uint64 [N, H, W, C] ring elements. Raises: KitError for another shape, or numbers that don't fit."""
-        images = np.asarray(images)
-        if images.dtype != np.uint64:
-            words = encode_images(self.program, images[None] if images.ndim == 3 else images)
-        elif images.ndim == 4 and images.shape[1:] == tuple(self.program.ops[0].shape):
-            words = Ring(self.program.bits).reduce(np.ascontiguousarray(images))
-        else:
-            raise KitError(f"Ring elements are [N, {', '.join(map(str, self.program.ops[0].shape))}], not {list(images.shape)}.")
-        if not 1 <= len(words) <= messages.MAX_BATCH:
-            raise KitError(f"One inference takes 1 to {messages.MAX_BATCH} images, not {len(words)}.")
-        return words
+        return ring_elements(self.program, images)
 
     def close(self, why: str = "") -> None:
         """End the session; with a reason, the peers are told that it ends before its time."""
@@ -216,19 +202,8 @@ class Session:
             raise KitError("This session has ended: connect again. Ids that were begun stay used.")
 
     def _common(self, batch: int) -> str | None:
-        """An id that both have, dealt for this batch.
-
-        Each side may hold material whose other half was lost, so this one names all that it has, the newest first.
-        """
-        mine = [id.hex() for id, meta in self._store.ready().items() if meta["batch"] == batch][::-1]
-        for start in range(0, len(mine), messages.MAX_COUNT):
-            asked = mine[start : start + messages.MAX_COUNT]
-            with self._or_close():
-                messages.send(self._model, "list", batch=batch, ids=asked)
-                there = messages.receive(self._model, "ids")["ids"]
-            if common := next((id for id in there if id in asked), None):
-                return common
-        return None
+        with self._or_close():
+            return common(self._model, self._store, batch)
 
     def _known(self) -> tuple[Program, bytes] | None:
         """Program and δ of a model that this party met before."""
@@ -243,14 +218,9 @@ class Session:
 
     def _learn(self) -> tuple[Program, bytes]:
         """Program and δ from the model owner, kept for the next time."""
-        text = self._content("get_program", PROGRAM_LIMIT)
-        try:
-            program = Program.from_json(text.decode())
-        except (UnicodeDecodeError, RecursionError) as error:
-            raise KitError("The model owner's program isn't text in UTF-8.") from error
-        if program.sha256 != self._sha256:
-            raise KitError(f"The model owner sent a program with the SHA-256 {program.sha256}, but named {self._sha256}.")
-        delta = self._content("get_delta", size_of_delta(program))
+        program = learn_program(self._model, self._sha256)
+        messages.send(self._model, "get_delta")
+        delta = messages.receive_content(self._model, size_of_delta(program), "delta")
         place = self._folder / "models" / self._model_id
         if place.parent.exists():  # models of before: this owner has one at a time, and δ is large
             shutil.rmtree(place.parent)
@@ -259,13 +229,32 @@ class Session:
         write_private(place / "digest", json.dumps(hashlib.sha256(delta).hexdigest()).encode())
         return program, delta
 
-    def _content(self, call: str, limit: int) -> bytes:
-        messages.send(self._model, call)
-        with self._model.allowing(bytes=limit):
-            size = messages.receive(self._model, "content")["bytes"]
-            if size > limit:
-                raise KitError(f"The model owner announced {size} bytes for {call!r}; at most {limit} fit its program.")
-            return bytes(self._model.receive_bytes(size, call.removeprefix("get_")))
+
+def ring_elements(program: Program, images) -> np.ndarray:
+    """Images as `Session.run` takes them -> uint64 [N, H, W, C]. Raises: KitError for another shape, or what doesn't fit."""
+    images = np.asarray(images)
+    if images.dtype != np.uint64:
+        words = encode_images(program, images[None] if images.ndim == 3 else images)
+    elif images.ndim == 4 and images.shape[1:] == tuple(program.ops[0].shape):
+        words = Ring(program.bits).reduce(np.ascontiguousarray(images))
+    else:
+        raise KitError(f"Ring elements are [N, {', '.join(map(str, program.ops[0].shape))}], not {list(images.shape)}.")
+    if not 1 <= len(words) <= messages.MAX_BATCH:
+        raise KitError(f"One inference takes 1 to {messages.MAX_BATCH} images, not {len(words)}.")
+    return words
+
+
+def learn_program(channel: Channel, sha256: str) -> Program:
+    """The public program from the peer that has named its SHA-256. Raises: KitError if it's another one."""
+    messages.send(channel, "get_program")
+    text = messages.receive_content(channel, PROGRAM_LIMIT, "program")
+    try:
+        program = Program.from_json(text.decode())
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise KitError(f"The program of {channel.peer} isn't text in UTF-8.") from error
+    if program.sha256 != sha256:
+        raise KitError(f"The program of {channel.peer} has the SHA-256 {program.sha256}, but {sha256} was named.")
+    return program
 
 
 def open_session(

@@ -10,9 +10,10 @@ from ...mpc.program import Program
 
 
 class Engine(Protocol):
-    """The four names of `primia_kit.mpc` that a party uses."""
+    """The names of `primia_kit.mpc` that parties use; servers of the outsourced mode take the kit's own."""
 
     Provider: Callable[..., Any]  # (program, mask_seed): .size(batch), .deal(data_seed, model_seed, batch, out)
+    OutsourcedProvider: Callable[..., Any]  # likewise, where a model is outsourced
     DataOwner: Callable[..., Any]  # (program, delta): .prepare(seed, batch), .infer(prepared, images, channel, on_op)
     ModelOwner: Callable[..., Any]  # (program, weights): .prepare(seed, dealt, batch), .infer(prepared, channel, on_op)
     delta: Callable[..., bytes]  # (program, weights, mask_seed)

@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import KitError
 from .channel import Channel, Refusal
 
-VERSION = 1
+VERSION = 2
 MAX_BATCH = 256
 MAX_COUNT = 64  # ids in one call
 
@@ -43,11 +43,11 @@ def _list(of):
 _ID, _SEED, _SHA256, _SIZE = _digits(32), _digits(64), _digits(64), _whole(0, 1 << 50)
 _BATCH = _whole(1, MAX_BATCH)
 
-# type -> fields. Who sends what to whom, and when, stands in `provider`, `model` and `data`.
+# type -> fields. Who sends what to whom, and when, stands in `provider`, `model`, `data` and `server`.
 MESSAGES: dict[str, dict[str, Any]] = {
     "hello": {"version": _whole(0, 1 << 31)},
     # model owner -> provider
-    "register": {"model": _ID, "sha256": _SHA256, "mask_seed": _SEED, "bytes": _SIZE},
+    "register": {"model": _ID, "sha256": _SHA256, "mask_seed": _SEED, "servers": _list(_SHA256), "bytes": _SIZE},
     "registered": {},
     "fetch": {"model": _ID, "room": _SIZE},
     "nothing": {"needed": _SIZE},  # needed: bytes of the smallest that waits, if none fits the room; else 0
@@ -67,6 +67,15 @@ MESSAGES: dict[str, dict[str, Any]] = {
     # data owner -> provider
     "deal": {"model": _ID, "sha256": _SHA256, "batch": _BATCH, "count": _whole(1, MAX_COUNT)},
     "dealt": {"ids": _list(_ID), "seeds": _list(_SEED)},
+    # outsourced; see `server`. Model owner -> servers
+    "share": {"model": _ID, "sha256": _SHA256, "other": _SHA256, "bytes": _SIZE},
+    "shared": {},
+    # data owner -> servers, beside `describe` and `get_program`
+    "reserve": {"batch": _BATCH},
+    "reserved": {"id": _ID},
+    "ask": {"id": _ID, "bytes": _SIZE},
+    # server 0 -> server 1, beside `list` and `start`; server 0 -> provider: `deal`; server 1 -> provider: `fetch`
+    "pair": {"id": _ID, "data_owner": _SHA256},
 }
 
 
@@ -83,6 +92,22 @@ def receive(channel: Channel, *types: str, timeout: float | None = None) -> dict
     if found["type"] not in types:
         raise Refusal(f"A message {found['type']!r} came where {' or '.join(map(repr, types))} was due.")
     return found
+
+
+def send_content(channel: Channel, content, what: str) -> None:
+    """Announce a large body, and send it."""
+    content = memoryview(content).cast("B")
+    send(channel, "content", bytes=len(content))
+    channel.send_bytes(content, what)
+
+
+def receive_content(channel: Channel, limit: int, what: str) -> bytes:
+    """The peer's `send_content`, of at most `limit` bytes. Raises: KitError if it announces more."""
+    with channel.allowing(bytes=limit):
+        size = receive(channel, "content")["bytes"]
+        if size > limit:
+            raise KitError(f"A {what} of {size} bytes was announced by {channel.peer}; at most {limit} fit its program.")
+        return bytes(channel.receive_bytes(size, what))
 
 
 def parse(body: bytes) -> dict[str, Any]:

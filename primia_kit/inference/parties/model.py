@@ -41,14 +41,13 @@ from ..store import ID_BYTES, Store, remove_private, write_private
 from . import messages
 from .budget import QueryBudget
 from .channel import Channel, Refusal
+from .dealing import Fetches, answer_list, register
 from .engine import Engine, kit_engine, largest_message
 from .events import LayerEvent, Layers
 from .provider import IDLE_SECONDS, SEED_BYTES
 
-RETRY_SECONDS = 2.0
 
-
-class ModelService:
+class ModelService(Fetches):
     """Serves any number of data owners, each in a thread: `serve(channel)`; `keep_stocked` fetches what is dealt.
 
     Args:
@@ -81,7 +80,6 @@ class ModelService:
         self.budget = QueryBudget(self.folder / "budget.json", budget)
         self.model, self._mask_seed = self._identity(program, weights)
         self._owner = engine.ModelOwner(program, weights)
-        self._told_needed = 0  # bytes that there was no room for, told once
         self._preparing = threading.Lock()  # an owner reuses memory
         self._delta = engine.delta(program, weights, self._mask_seed)
         self._program_text = program.to_json().encode()
@@ -103,53 +101,10 @@ class ModelService:
 
     def register(self, channel: Channel) -> None:
         """Give the provider program and mask; it may know them already. Raises: KitError."""
-        messages.greet(channel)
-        sha256, size = self.program.sha256, len(self._program_text)
-        messages.send(channel, "register", model=self.model, sha256=sha256, mask_seed=self._mask_seed.hex(), bytes=size)
-        channel.send_bytes(self._program_text, "program")
-        messages.receive(channel, "registered")
+        register(channel, self.program, self.model, self._mask_seed)
 
-    def fetch(self, channel: Channel) -> bool:
-        """Fetch the next material that waits at the provider and fits; False if none came within its patience.
-
-        Raises: KitError.
-        """
-        room = self.store.room
-        messages.send(channel, "fetch", model=self.model, room=room)
-        with channel.allowing(bytes=room + 1):
-            found = messages.receive(channel, "material", "nothing")
-            if found["type"] == "nothing":
-                if found["needed"] > self._told_needed:
-                    self._told_needed = found["needed"]
-                    self._tell(f"{self.store.folder} is too full for {found['needed']:,} bytes more: inferences make room.")
-                return False
-            dealt = channel.receive_bytes(found["bytes"], "dealt")
-        self._told_needed = 0
-        meta = {"model": self.model, "batch": found["batch"], "data_owner": found["data_owner"]}
-        self.store.put(bytes.fromhex(found["id"]), meta, bytes.fromhex(found["seed"]), dealt)
-        return True
-
-    def keep_stocked(self, connect: Callable[[], Channel], stop: threading.Event) -> None:
-        """Fetch until `stop` is set, over a connection that is made anew when it breaks. Tells troubles, raises none."""
-        told = ""
-        while not stop.is_set():
-            channel = None
-            try:
-                channel = connect()
-                self.register(channel)
-                told = ""
-                while not stop.is_set():
-                    if self.fetch(channel):
-                        self._tell(f"Fetched dealt material; {len(self.store.ready())} inferences are ready.")
-                    elif not self.store.room:
-                        stop.wait(RETRY_SECONDS)
-            except KitError as error:
-                if str(error) != told:
-                    self._tell(told := str(error))
-                stop.wait(RETRY_SECONDS)
-            finally:
-                if channel is not None:
-                    channel.close()
+    def _begin(self, channel: Channel) -> None:
+        self.register(channel)
 
     def _identity(self, program: Program, weights: Mapping[str, Any]) -> tuple[str, bytes]:
         """The model's id and the seed of its mask b: new ones for new weights, since δ of two models under one b would
@@ -185,22 +140,13 @@ class _Visit:
         messages.send(self._channel, "description", model=service.model, sha256=service.program.sha256, budget=left)
 
     def _get_program(self, message: dict) -> None:
-        self._send_content(self._service._program_text, "program")
+        messages.send_content(self._channel, self._service._program_text, "program")
 
     def _get_delta(self, message: dict) -> None:
-        self._send_content(self._service._delta, "delta")
-
-    def _send_content(self, content, what: str) -> None:
-        content = memoryview(content).cast("B")
-        messages.send(self._channel, "content", bytes=len(content))
-        self._channel.send_bytes(content, what)
+        messages.send_content(self._channel, self._service._delta, "delta")
 
     def _list(self, message: dict) -> None:
-        wanted = message["batch"], self._channel.peer.fingerprint
-        ready = self._service.store.ready()
-        metas = ((id, ready.get(bytes.fromhex(id))) for id in message["ids"])
-        ids = [id for id, meta in metas if meta and (meta["batch"], meta["data_owner"]) == wanted]
-        messages.send(self._channel, "ids", ids=ids)
+        answer_list(self._channel, self._service.store, message)
 
     def _prepare(self, message: dict) -> None:
         service, peer, id = self._service, self._channel.peer, bytes.fromhex(message["id"])

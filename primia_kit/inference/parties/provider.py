@@ -17,6 +17,9 @@ Dealing, asked for by a data owner (D), before there is an image:
 
 Each half leaves once. If a message of 3 or 6 is lost with a connection, its ids are lost too: nothing is dealt again.
 P forgets data_seed and model_seed in step 5. P with D together would learn the model, P with M together every image.
+
+Outsourced, M's `register` names the certificates of two servers. Server 0 takes D's part in dealing, server 1 M's, and P
+deals for this model to them alone.
 """
 
 from __future__ import annotations
@@ -73,15 +76,17 @@ class ProviderService:
 
     def serve(self, channel: Channel) -> None:
         """Answer one party until it hangs up. Raises: KitError if it ends in trouble."""
+        register, fetch, deal = (
+            lambda message, call=call: call(channel, message) for call in (self._register, self._fetch, self._deal)
+        )
         calls = {
-            "model": {
-                "register": lambda message: self._register(channel, message),
-                "fetch": lambda message: self._fetch(channel, message),
-            },
-            "data": {"deal": lambda message: self._deal(channel, message)},
+            "model": {"register": register, "fetch": fetch},
+            "data": {"deal": deal},
+            "server0": {"deal": deal},
+            "server1": {"fetch": fetch},
         }.get(channel.peer.role)
         if calls is None:
-            channel.abort("A crypto provider serves a model owner and data owners.")
+            channel.abort("A crypto provider serves a model owner, data owners and two servers.")
             raise Refusal(f"{channel.peer} has no business here.")
         messages.serve(channel, calls, IDLE_SECONDS)
 
@@ -98,11 +103,13 @@ class ProviderService:
     # -- the model owner's calls
 
     def _register(self, channel: Channel, message: dict) -> None:
+        if len(message["servers"]) not in (0, 2):
+            raise Refusal("A model is outsourced to two servers, or to none.")
         if message["bytes"] > PROGRAM_LIMIT:
             raise Refusal(f"A program of {message['bytes']} bytes is too large: at most {PROGRAM_LIMIT} are read.")
         with channel.allowing(bytes=PROGRAM_LIMIT):
             text = bytes(channel.receive_bytes(message["bytes"], "program"))
-        program = _program_of(text)
+        program = program_of(text)
         if program.sha256 != message["sha256"]:
             raise Refusal(f"The program's SHA-256 is {program.sha256}, not {message['sha256']} as announced.")
         record = {
@@ -110,6 +117,7 @@ class ProviderService:
             "model": message["model"],
             "mask_seed": message["mask_seed"],
             "program": program.to_json(),
+            "servers": message["servers"],
         }
         with self._dealing:
             known = self._record(message["model"])
@@ -125,7 +133,7 @@ class ProviderService:
 
     def _fetch(self, channel: Channel, message: dict) -> None:
         record = self._record(message["model"])
-        if not record or record["owner"] != channel.peer.fingerprint:
+        if not record or channel.peer.fingerprint != (record["servers"][1] if record["servers"] else record["owner"]):
             raise Refusal("This model isn't registered: register it first.")
         end = time.monotonic() + FETCH_SECONDS
         while True:
@@ -165,6 +173,9 @@ class ProviderService:
         record = self._record(message["model"])
         if not record:
             raise Refusal("This model isn't registered: the model owner must connect to the provider first.")
+        server = next(iter(record["servers"]), None)
+        if server != (None if channel.peer.role == "data" else channel.peer.fingerprint):
+            raise Refusal("This model's owner has named another party to deal for.")
         sha256 = Program.from_json(record["program"]).sha256
         if sha256 != message["sha256"]:
             raise Refusal(f"The provider's program of this model has the SHA-256 {sha256}, not {message['sha256']}.")
@@ -189,10 +200,10 @@ class ProviderService:
 
     def _record(self, model: str) -> dict | None:
         path = self._models / model
-        return json.loads(path.read_text()) if path.exists() else None
+        return _read(path) if path.exists() else None
 
     def _records_of(self, owner: Peer) -> list[dict]:
-        records = [json.loads(path.read_text()) for path in self._models.glob("[0-9a-f]*")]
+        records = [_read(path) for path in self._models.glob("[0-9a-f]*")]
         return [record for record in records if record["owner"] == owner.fingerprint]
 
     def _forget(self, model: str) -> None:
@@ -205,11 +216,17 @@ class ProviderService:
     def _dealer(self, record: dict):
         if record["model"] not in self._dealers:
             program = Program.from_json(record["program"])
-            self._dealers[record["model"]] = self._engine.Provider(program, bytes.fromhex(record["mask_seed"]))
+            kind = self._engine.OutsourcedProvider if record["servers"] else self._engine.Provider
+            self._dealers[record["model"]] = kind(program, bytes.fromhex(record["mask_seed"]))
         return self._dealers[record["model"]]
 
 
-def _program_of(text: bytes) -> Program:
+def _read(path: Path) -> dict:
+    return {"servers": [], **json.loads(path.read_text())}  # before servers could be named, there were none
+
+
+def program_of(text: bytes) -> Program:
+    """Raises: Refusal if a peer's text is no program."""
     try:
         return Program.from_json(text.decode())
     except (UnicodeDecodeError, RecursionError) as error:

@@ -22,6 +22,7 @@ from ...mpc.program import Program
 from ..certificates import Peer
 from .channel import Channel, Message
 from .data import Session
+from .dealing import Fetches
 from .engine import Engine
 from .events import LayerEvent
 from .model import ModelService
@@ -64,7 +65,50 @@ class TeachingInference:
                 raise KitError(f"The lesson's model owner has stopped before {event.name}: begin a new lesson.") from None
 
 
-class TeachingSession:
+class Lesson:
+    """Threads over local channels, and a folder that goes with them. `troubles`: sentences of services that ended in trouble."""
+
+    def __init__(self):
+        self._folder = tempfile.TemporaryDirectory(prefix="primia-lesson-")
+        self.troubles: list[str] = []
+        self._stop, self._threads = threading.Event(), []
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join(10)
+
+    def _start(self, work: Callable, *arguments) -> None:
+        def guarded() -> None:
+            try:
+                work(*arguments)
+            except KitError as error:
+                self.troubles.append(str(error))
+
+        thread = threading.Thread(target=guarded, name="lesson", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _keep_fetching(self, party: Fetches, channel: Channel) -> None:
+        try:
+            while not self._stop.is_set():
+                party.fetch(channel)
+        except KitError:
+            if not self._stop.is_set():
+                raise
+        finally:
+            channel.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class TeachingSession(Lesson):
     """The three parties as threads over local channels, with real messages of real sizes.
 
     Args:
@@ -77,11 +121,9 @@ class TeachingSession:
     """
 
     def __init__(self, program: Program, weights: Mapping[str, Any], *, budget: int | None = None, engine: Engine | None = None):
-        self._folder = tempfile.TemporaryDirectory(prefix="primia-lesson-")
+        super().__init__()
         folder = Path(self._folder.name)
-        self.troubles: list[str] = []
         self._events: queue.SimpleQueue[LayerEvent] = queue.SimpleQueue()
-        self._stop, self._threads = threading.Event(), []
         self._provider = ProviderService(folder / "provider", engine=engine, tell=lambda sentence: None)
         self._model = ModelService(
             folder / "model",
@@ -97,7 +139,7 @@ class TeachingSession:
         self._start(self._provider.serve, from_model)
         self._model.register(to_provider)
         self._fetching = to_provider
-        self._start(self._keep_fetching)
+        self._start(self._keep_fetching, self._model, to_provider)
         to_model, self._from_data = local_pair(data, model)
         self._start(self._model.serve, self._from_data)
         asking, self._asked = local_pair(data, provider)
@@ -132,38 +174,10 @@ class TeachingSession:
         self._fetching.cancel.set()
         self._provider.stop()
         self._session.close()
-        for thread in self._threads:
-            thread.join(10)
+        self._join()
         self._model.close()
         self._provider.close()
         self._folder.cleanup()
-
-    def __enter__(self) -> TeachingSession:
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.close()
-
-    def _keep_fetching(self) -> None:
-        try:
-            while not self._stop.is_set():
-                self._model.fetch(self._fetching)
-        except KitError:
-            if not self._stop.is_set():
-                raise
-        finally:
-            self._fetching.close()
-
-    def _start(self, work: Callable, *arguments) -> None:
-        def guarded() -> None:
-            try:
-                work(*arguments)
-            except KitError as error:
-                self.troubles.append(str(error))
-
-        thread = threading.Thread(target=guarded, name="lesson", daemon=True)
-        thread.start()
-        self._threads.append(thread)
 
 
 def local_pair(one: Peer, other: Peer, timeout: float = WAIT_SECONDS) -> tuple[Channel, Channel]:
