@@ -134,6 +134,9 @@ class Session:
                 raise KitError(
                     f"The model owner has fetched nothing in {patience:g} s: does it reach the provider, and has it room?"
                 )
+            elif self._provider is not None:
+                with self._or_close():
+                    self._provider.look()  # whoever waits for what a dead provider had would wait for nothing
             time.sleep(0.05)
         with self._or_close():
             _, seed = self._store.take(bytes.fromhex(common))
