@@ -29,8 +29,8 @@ def around(place, number=1, argument=None):
     return [Kill(place, when, number, argument) for when in ("before", "after")]
 
 
-def operations(numbers=range(1, OPERATIONS + 1)):
-    return [kill for number in numbers for kill in around("mpc.evaluation:Evaluation._compute", number)]
+def operations(party, numbers=range(1, OPERATIONS + 1)):
+    return [kill for number in numbers for kill in around(f"mpc.{party}:_Inference._compute", number)]
 
 
 def parameters(kills, fast):
@@ -146,9 +146,9 @@ DATA = [
     *around(MESSAGES, argument="prepare"),
     *around("mpc:DataOwner.prepare"),
     *around(MESSAGES, argument="start"),
-    *operations(),
+    *operations("data_owner"),
 ]
-DATA_FAST = [DATA[2], DATA[4], DATA[7], *operations((1, 9))[::3], *operations((17,))[1:]]
+DATA_FAST = [DATA[2], DATA[4], DATA[7], *operations("data_owner", (1, 9))[::3], *operations("data_owner", (17,))[1:]]
 
 
 @pytest.mark.parametrize("kill", parameters(DATA, DATA_FAST))
@@ -191,10 +191,10 @@ MODEL = [
     *around("mpc:ModelOwner.prepare"),
     *around(MESSAGES, argument="prepared"),
     *around(f"{PARTIES}.budget:QueryBudget.spend"),
-    *operations(),
+    *operations("model_owner"),
     *around(MESSAGES, argument="done"),
 ]
-MODEL_FAST = [MODEL[2], MODEL[6], MODEL[8], *operations((1, 11))[::3], *operations((17,))[1:]]
+MODEL_FAST = [MODEL[2], MODEL[6], MODEL[8], *operations("model_owner", (1, 11))[::3], *operations("model_owner", (17,))[1:]]
 
 
 @pytest.fixture

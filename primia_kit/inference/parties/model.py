@@ -179,6 +179,8 @@ class _Visit:
     def serve(self) -> None:
         names = ("describe", "get_program", "get_delta", "list", "prepare", "start")
         messages.serve(self._channel, {name: getattr(self, f"_{name}") for name in names}, IDLE_SECONDS)
+        if self._prepared is not None:
+            self._service._tell(f"{self._channel.peer} has gone before an inference that was prepared: its id stays used.")
 
     def _describe(self, message: dict) -> None:
         service, left = self._service, self._service.budget.left(self._channel.peer)

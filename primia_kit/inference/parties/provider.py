@@ -129,6 +129,7 @@ class ProviderService:
             raise Refusal("This model isn't registered: register it first.")
         end = time.monotonic() + FETCH_SECONDS
         while True:
+            channel.look()  # whoever has gone meanwhile would take a half with it
             half, dealt, needed = self._next_half(record, message["room"])
             if half:
                 messages.send(channel, "material", **half, bytes=len(dealt))
