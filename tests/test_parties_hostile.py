@@ -199,7 +199,7 @@ CALLS = {
         call("register", model=MODEL_ID, sha256=party_engine.PROGRAM.sha256, mask_seed="1" * 64,
              bytes=len(party_engine.PROGRAM.to_json()))
         + frame(BYTES, party_engine.PROGRAM.to_json().encode()),
-        call("fetch", model=MODEL_ID, room=1000),
+        call("fetch", model=MODEL_ID, room=1000, shares={"data:data": 500}),
     ],
     "provider from data": [call("deal", model=MODEL_ID, sha256=party_engine.PROGRAM.sha256, batch=1, count=1)],
     "model from data": [
@@ -332,7 +332,7 @@ def test_another_version_is_refused_by_name():
         messages.serve(channel, {}, 1.0)
 
     error = babble(old, DATA, call("hello", version=7))
-    assert "the data owner speaks version 7 of the protocol, this party 1" in error
+    assert f"the data owner speaks version 7 of the protocol, this party {messages.VERSION}" in error
 
 
 def test_a_services_own_trouble_stays_its_own(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ Set-up, for each data owner (D); the model owner (M) has registered the model wi
 
 An inference:
 
-    1. D -> M   list: ids that D has seeds for; M -> D: those of them that M has material for, dealt for D's certificate
+    1. D -> M   list: ids that D has seeds for; M -> D: those of them that M has material for, dealt for D
     2. D        takes an id out of its own store: used, on the disk
     3. D -> M   prepare: the id. M takes it out of its store, refuses it if it's used or another's; both prepare
     4. M -> D   prepared
@@ -54,7 +54,7 @@ class ModelService:
     Args:
         folder: the model's id and mask, dealt material, budgets. Kept across restarts; made anew for other weights.
         program, weights: of `compile_private`.
-        limit: bytes that dealt material may take on the disk.
+        limit: bytes that dealt material may take on the disk; no data owner may have more of it than stays free.
         budget: images that each data owner may ask about; None for no limit.
         engine: the kit's own by default.
         tell: called with a sentence when something of note has happened.
@@ -115,19 +115,33 @@ class ModelService:
         Raises: KitError.
         """
         room = self.store.room
-        messages.send(channel, "fetch", model=self.model, room=room)
+        messages.send(channel, "fetch", model=self.model, room=room, shares=self._shares(room))
         with channel.allowing(bytes=room + 1):
             found = messages.receive(channel, "material", "nothing")
             if found["type"] == "nothing":
                 if found["needed"] > self._told_needed:
                     self._told_needed = found["needed"]
-                    self._tell(f"{self.store.folder} is too full for {found['needed']:,} bytes more: inferences make room.")
+                    self._tell(
+                        f"{self.store.folder} is too full for {found['needed']:,} bytes more, or a data owner has its share of "
+                        "it: inferences make room."
+                    )
                 return False
             dealt = channel.receive_bytes(found["bytes"], "dealt")
         self._told_needed = 0
         meta = {"model": self.model, "batch": found["batch"], "data_owner": found["data_owner"]}
         self.store.put(bytes.fromhex(found["id"]), meta, bytes.fromhex(found["seed"]), dealt)
         return True
+
+    def _shares(self, room: int) -> dict[str, int]:
+        """What may come for each data owner that has something here: as much as leaves it with no more than stays free.
+
+        So one alone may fill half of the store, each of n the (n + 1)th part, and whoever comes next finds as much as the
+        others have; no number of data owners has to be foreseen. Who has nothing here may have all that is free. (The rule is
+        that of shared buffers in switches: Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998.)
+        """
+        held = self.store.held_by("data_owner")
+        most = sorted(held, key=held.get, reverse=True)[: messages.MAX_OWNERS]
+        return {owner: max(room - held[owner], 0) // 2 for owner in most}
 
     def keep_stocked(self, connect: Callable[[], Channel], stop: threading.Event) -> None:
         """Fetch until `stop` is set, over a connection that is made anew when it breaks. Tells troubles, raises none."""
@@ -198,7 +212,7 @@ class _Visit:
         self._channel.send_bytes(content, what)
 
     def _list(self, message: dict) -> None:
-        wanted = message["batch"], self._channel.peer.fingerprint
+        wanted = message["batch"], self._channel.peer.identity
         ready = self._service.store.ready()
         metas = ((id, ready.get(bytes.fromhex(id))) for id in message["ids"])
         ids = [id for id, meta in metas if meta and (meta["batch"], meta["data_owner"]) == wanted]
@@ -210,7 +224,7 @@ class _Visit:
         if meta is None:
             was = "was used before" if service.store.is_used(id) else "was never dealt to the model owner"
             raise Refusal(f"The id {message['id']} {was}: an inference needs one of its own. List those that are ready.")
-        if meta["data_owner"] != peer.fingerprint:
+        if meta["data_owner"] != peer.identity:
             raise Refusal(f"The id {message['id']} was dealt for another data owner.")
         service.budget.check(peer, meta["batch"])
         self._prepared = None
