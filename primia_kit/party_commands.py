@@ -48,8 +48,7 @@ Serve a compiled model to data owners until it's stopped.
   primia party model --listen 0.0.0.0:7001 --connect-provider provider.example:7000 \\
       --cert federation/model --store model --model model.npz --budget 1000
 
---model is a file of `primia_kit.inference.model_file.save_compiled`, which holds
-what `compile_private` made. --store keeps the model's mask, what the provider has
+--model is a file of `primia compile`. --store keeps the model's mask, what the provider has
 dealt (--disk bounds it; a data owner may have no more of it than stays free, so
 one alone half), and how many images each data owner has asked about:
 answers leak a model bit by bit, so give a --budget.

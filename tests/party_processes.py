@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from primia_kit.cli import main
+from primia_kit.inference.parties import model
 from primia_kit.inference.parties.data import open_session
 
 _PROCESSES = multiprocessing.get_context("forkserver")  # fresh processes without a second of imports each
@@ -67,6 +68,7 @@ def _work(arguments, log, kill):
     handle = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(handle, stream)
+    model.RETRY_SECONDS = 0.2  # a restarted peer is found at once
     if kill:
         kill.install()
     sys.exit(main(["party", *arguments]))
