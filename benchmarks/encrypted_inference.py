@@ -91,8 +91,7 @@ def data(folder: Path, pipe, threads: int) -> None:
         while pipe.recv():
             start = time.perf_counter()
             session.stock(1, batch)
-            while not session._common(batch):
-                time.sleep(0.005)
+            session.wait(batch)
             dealt = time.perf_counter()
             session.prepare(batch)
             ready = time.perf_counter()

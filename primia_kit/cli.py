@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
+from .compile_command import add_command
 from .errors import KitError
 from .party_commands import add_commands
 
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         help="look for writing in the pixels with the extra `ocr` (auto: if it is installed)",
     )
     deidentify.set_defaults(command=_deidentify)
+    add_command(commands, plain)
     add_commands(commands, plain)
     return parser
 

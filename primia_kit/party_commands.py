@@ -76,9 +76,9 @@ Serve a compiled model to data owners until it's stopped.
   primia party model --listen 0.0.0.0:7001 --connect-provider provider.example:7000 \\
       --cert federation/model --store model --model model.npz --budget 1000
 
---model is a file of `primia_kit.inference.model_file.save_compiled`, which holds
-what `compile_private` made. --store keeps the model's mask, what the provider has
-dealt (--disk bounds it), and how many images each data owner has asked about:
+--model is a file of `primia compile`. --store keeps the model's mask, what the provider has
+dealt (--disk bounds it; a data owner may have no more of it than stays free, so
+one alone half), and how many images each data owner has asked about:
 answers leak a model bit by bit, so give a --budget.
 """
 _DATA_HELP = """\
@@ -98,7 +98,9 @@ Outsourced, name two servers instead of model owner and provider:
 
 --stock N has the provider deal for N inferences ahead of time and stops: later
 runs need no provider then. --expect names the program (its SHA-256) that you
-agreed on with the model owner; another one is refused.
+agreed on with the model owner; another one is refused. --pin-model and
+--pin-provider do the same for who is at the other end: a certificate's name, or
+the fingerprint that `primia certificates` prints, which a new certificate changes.
 """
 
 
@@ -142,6 +144,9 @@ def add_commands(commands, plain) -> None:
     server.add_argument("--stock", type=int, default=0, metavar="N", help="server 0: have so many dealt ahead (0)")
     share.add_argument("--connect-server0", required=True, metavar="HOST:PORT")
     share.add_argument("--connect-server1", required=True, metavar="HOST:PORT")
+    for command in (model, data):
+        command.add_argument("--pin-provider", metavar="WHO", help="name or fingerprint of the one provider to talk to (any)")
+    data.add_argument("--pin-model", metavar="WHO", help="name or fingerprint of the one model owner to ask (any)")
     data.add_argument("--connect-model", metavar="HOST:PORT")
     data.add_argument("--connect-provider", metavar="HOST:PORT")
     data.add_argument("--connect-server0", metavar="HOST:PORT", help="outsourced")
@@ -163,10 +168,10 @@ def _say(sentence: str) -> None:
 
 
 def _certificates(options: argparse.Namespace) -> int:
-    from .inference.certificates import make_certificates
+    from .inference.certificates import fingerprint_of, make_certificates
 
     for folder in make_certificates(options.folder, options.parties, options.days):
-        _say(f"{folder}: take it to that party's machine.")
+        _say(f"{folder}: take it to that party's machine. Fingerprint {fingerprint_of(folder)}")
     _say(f"Keep {options.folder / 'ca.key'} offline: it can make new parties.")
     return 0
 
@@ -196,7 +201,7 @@ def _model(options: argparse.Namespace) -> int:
     stop = threading.Event()
     stocking = threading.Thread(
         target=service.keep_stocked,
-        args=(lambda: connect(options.connect_provider, mine, "provider", options.timeout), stop),
+        args=(lambda: connect(options.connect_provider, mine, "provider", options.timeout, pin=options.pin_provider), stop),
         daemon=True,
     )
     stocking.start()
@@ -287,6 +292,8 @@ def _data(options: argparse.Namespace) -> int:
         sha256=options.expect,
         timeout=options.timeout,
         patience=10.0,
+        pin_model=options.pin_model,
+        pin_provider=options.pin_provider,
     ) as session:
         _say(f"Program {session.program.sha256}, {len(session.program.ops)} operations.")
         if session.budget >= 0:

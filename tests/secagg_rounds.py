@@ -5,6 +5,7 @@ import numpy as np
 from primia_kit.secagg import Agreement, Client, Identity, Server
 
 RUN = bytes(range(16))
+SITES = range(5)
 IDENTITIES = [Identity.generate() for _ in range(12)]
 
 

@@ -15,7 +15,7 @@ LAYERS = (  # from the bottom; a part may import from lower layers and from itse
     {"mpc", "secagg", "privacy"},
     {"inference", "federation", "attacks", "governance"},
     {"figures"},
-    {"widgets", "batch", "lessons", "party_commands"},
+    {"widgets", "batch", "lessons", "party_commands", "compile_command"},
     {"cli"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

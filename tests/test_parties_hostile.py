@@ -199,7 +199,7 @@ CALLS = {
         call("register", model=MODEL_ID, sha256=party_engine.PROGRAM.sha256, mask_seed="1" * 64, servers=[],
              bytes=len(party_engine.PROGRAM.to_json()))
         + frame(BYTES, party_engine.PROGRAM.to_json().encode()),
-        call("fetch", model=MODEL_ID, room=1000),
+        call("fetch", model=MODEL_ID, room=1000, shares={"data:data": 500}),
     ],
     "provider from data": [call("deal", model=MODEL_ID, sha256=party_engine.PROGRAM.sha256, batch=1, count=1)],
     "model from data": [

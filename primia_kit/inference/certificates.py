@@ -26,6 +26,7 @@ ROLES = {
     "server1": "computing server 1",
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+IDENTITY = re.compile(rf"(?:{'|'.join(ROLES)}):{_NAME.pattern}")
 _URI = "primia:"
 CA_KEY, CA, KEY, CERTIFICATE = "ca.key", "ca.pem", "key.pem", "cert.pem"
 
@@ -42,6 +43,15 @@ class Peer:
     role: str
     name: str
     fingerprint: str
+
+    @property
+    def identity(self) -> str:
+        """ "ROLE:NAME": what is kept for a party is kept under it, so that a renewed certificate changes nothing."""
+        return f"{self.role}:{self.name}"
+
+    def fits(self, pin: str) -> bool:
+        """Whether a pin is this party: a name, or a certificate's fingerprint (colons and case don't count)."""
+        return pin == self.name or pin.replace(":", "").lower() == self.fingerprint
 
     def __str__(self) -> str:
         title = f"the {ROLES[self.role]}"
@@ -141,6 +151,11 @@ class Credentials:
         except (ssl.SSLError, OSError) as error:
             raise KitError(f"{self.folder}: key, certificate and authority don't fit together ({error}).") from error
         return context
+
+
+def fingerprint_of(folder: Path) -> str:
+    """SHA-256 of a party's certificate, 64 hexadecimal digits."""
+    return peer_of(ssl.PEM_cert_to_DER_cert((folder / CERTIFICATE).read_text())).fingerprint
 
 
 def peer_of(der: bytes) -> Peer:

@@ -40,4 +40,4 @@ def load_compiled(path: str | Path) -> tuple[Program, dict[str, tuple[np.ndarray
     except OSError as error:
         raise KitError(f"{path} can't be read ({error.strerror or error}).") from error
     except (KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, EOFError) as error:
-        raise KitError(f"{path} holds no compiled model: write it with `save_compiled`.") from error
+        raise KitError(f"{path} holds no compiled model: write it with `primia compile`.") from error

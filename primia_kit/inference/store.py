@@ -75,6 +75,14 @@ class Store:
         """Bytes of material that may still be put."""
         return max(self.limit - sum(list(self._sizes.values())), 0)
 
+    def held_by(self, field: str) -> dict[str, int]:
+        """Bytes of material that may be taken, by the value of a field of its metadata."""
+        with self._lock:
+            held: dict[str, int] = {}
+            for id, meta in self._index.items():
+                held[meta[field]] = held.get(meta[field], 0) + self._sizes[id]
+            return held
+
     def ready(self) -> dict[bytes, Mapping[str, Any]]:
         """Ids that may be taken, with their metadata."""
         with self._lock:

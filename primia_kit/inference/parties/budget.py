@@ -13,7 +13,7 @@ from .channel import Refusal
 
 
 class QueryBudget:
-    """Images asked, for each data owner's certificate, on the disk before they are answered.
+    """Images asked, for each data owner by its certificate's name, on the disk before they are answered.
 
     Args:
         path: the file that remembers; it outlives restarts and models, so delete it to start anew.
@@ -33,7 +33,7 @@ class QueryBudget:
 
     def left(self, peer: Peer) -> int:
         """Images that this data owner may ask about; -1 for no limit."""
-        return -1 if self.limit is None else max(self.limit - self._spent.get(peer.fingerprint, 0), 0)
+        return -1 if self.limit is None else max(self.limit - self._spent.get(peer.identity, 0), 0)
 
     def check(self, peer: Peer, images: int) -> None:
         """Raises: KitError if so many images are more than are left."""
@@ -48,6 +48,6 @@ class QueryBudget:
         """Count images, for good, before the first message about them. Raises: KitError as `check`."""
         with self._lock:
             self.check(peer, images)
-            spent = {**self._spent, peer.fingerprint: self._spent.get(peer.fingerprint, 0) + images}
+            spent = {**self._spent, peer.identity: self._spent.get(peer.identity, 0) + images}
             write_private(self._path, json.dumps(spent).encode())
             self._spent = spent

@@ -135,6 +135,11 @@ class Channel:
             raise Refusal(f"{self._who()} announced {size} bytes of {what} and sent {len(body)}.")
         return memoryview(body)
 
+    def look(self) -> None:
+        """Take in what has come, without waiting. Raises: KitError if the peer is gone, or says why it leaves."""
+        self._take_in()
+        self._raise_abort()
+
     @contextlib.contextmanager
     def allowing(self, *, data: int = 0, bytes: int = 0) -> Iterator[None]:
         """Inside, bodies of these kinds may come, up to so many bytes each."""

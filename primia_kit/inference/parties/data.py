@@ -109,18 +109,34 @@ class Session:
     def prepare(self, batch: int = 1, patience: float = 120.0) -> None:
         """Do all that needs no image: take an id (used from here on), and compute this party's share of each layer.
 
-        Args:
-            batch: images of the coming inference.
-            patience: seconds in which the model owner may still fetch its half.
-
-        Raises: KitError if nothing dealt is left at both, the budget is spent, or a peer is gone.
+        Args: as `wait`.
+        Raises: KitError as `wait`, or if the budget is spent.
         """
         self._check_open()
         if self._ready is not None and self._ready[1] == batch:
             return
-        end = time.monotonic() + patience
-        while not (id := self._common(batch)):
-            mine = {some for some, meta in self._store.ready().items() if meta["batch"] == batch}
+        id = self.wait(batch, patience)
+        with self._or_close():
+            _, seed = self._store.take(bytes.fromhex(id))
+            messages.send(self._model, "prepare", id=id)
+            prepared = self._owner.prepare(bytes(seed), batch)
+            messages.receive(self._model, "prepared")
+        self._ready = id, batch, prepared
+
+    def wait(self, batch: int = 1, patience: float = 120.0) -> str:
+        """Wait until both this party and the model owner have what was dealt for an inference; has one dealt if need be.
+
+        Args:
+            batch: images of that inference.
+            patience: seconds in which the model owner may still fetch its half.
+
+        Returns: the id that `prepare` takes next; it isn't used yet.
+        Raises: KitError if nothing dealt is left at both, or a peer is gone.
+        """
+        self._check_open()
+        end, pause = time.monotonic() + patience, 0.005
+        while not (common := self._common(batch)):
+            mine = {id for id, meta in self._store.ready().items() if meta["batch"] == batch}
             if self._provider is not None and not mine & self._dealt:
                 self.stock(1, batch)  # what earlier sessions left may be lost on its way to the model owner
             elif not mine:
@@ -129,13 +145,12 @@ class Session:
                 raise KitError(
                     f"The model owner has fetched nothing in {patience:g} s: does it reach the provider, and has it room?"
                 )
-            time.sleep(0.05)
-        with self._or_close():
-            _, seed = self._store.take(bytes.fromhex(id))
-            messages.send(self._model, "prepare", id=id)
-            prepared = self._owner.prepare(bytes(seed), batch)
-            messages.receive(self._model, "prepared")
-        self._ready = id, batch, prepared
+            elif self._provider is not None:
+                with self._or_close():
+                    self._provider.look()  # whoever waits for what a dead provider had would wait for nothing
+            time.sleep(pause)
+            pause = min(1.5 * pause, 0.1)
+        return common
 
     def run(self, images, views: bool = False) -> Inference:
         """Begin an inference; iterate over what is returned for a `LayerEvent` a layer, then read its `answer`.
@@ -267,6 +282,8 @@ def open_session(
     timeout: float = 60.0,
     patience: float = 0.0,
     engine: Engine | None = None,
+    pin_model: str | None = None,
+    pin_provider: str | None = None,
 ) -> Session:
     """Connect a data owner to its peers over TLS.
 
@@ -276,13 +293,14 @@ def open_session(
         folder, sha256: as `Session`.
         timeout: seconds that any wait for a message may last.
         patience: seconds in which refused connections are tried again.
+        pin_model, pin_provider: the ones wanted, by name or fingerprint of their certificates; None takes any of the role.
 
     Raises: KitError if a peer doesn't answer, isn't who it should be, or runs another program.
     """
     mine = Credentials(certificates, "data")
-    to_model = connect(model, mine, "model", timeout, patience)
+    to_model = connect(model, mine, "model", timeout, patience, pin_model)
     try:
-        to_provider = connect(provider, mine, "provider", timeout, patience) if provider else None
+        to_provider = connect(provider, mine, "provider", timeout, patience, pin_provider) if provider else None
     except KitError:
         to_model.close()
         raise

@@ -57,7 +57,7 @@ def common(channel: Channel, store: Store, batch: int) -> str | None:
 
 def answer_list(channel: Channel, store: Store, message: dict) -> None:
     """Party 1's answer to `list`: those ids that were dealt for the asker and this batch."""
-    wanted, ready = (message["batch"], channel.peer.fingerprint), store.ready()
+    wanted, ready = (message["batch"], channel.peer.identity), store.ready()
     metas = ((id, ready.get(bytes.fromhex(id))) for id in message["ids"])
     ids = [id for id, meta in metas if meta and (meta["batch"], meta["data_owner"]) == wanted]
     messages.send(channel, "ids", ids=ids)
@@ -74,19 +74,26 @@ class Fetches:
     def _begin(self, channel: Channel) -> None:
         raise NotImplementedError
 
+    def _shares(self, room: int) -> dict[str, int]:
+        """Bytes that may come for each party 0 that has something here; for others it's `room`."""
+        return {}
+
     def fetch(self, channel: Channel) -> bool:
         """Fetch the next material that waits at the provider and fits; False if none came within its patience.
 
         Raises: KitError.
         """
         room, model = self.store.room, self.model
-        messages.send(channel, "fetch", model=model, room=room)
+        messages.send(channel, "fetch", model=model, room=room, shares=self._shares(room))
         with channel.allowing(bytes=room + 1):
             found = messages.receive(channel, "material", "nothing")
             if found["type"] == "nothing":
                 if found["needed"] > self._told_needed:
                     self._told_needed = found["needed"]
-                    self._tell(f"{self.store.folder} is too full for {found['needed']:,} bytes more: inferences make room.")
+                    self._tell(
+                        f"{self.store.folder} is too full for {found['needed']:,} bytes more, or a data owner has its share of "
+                        "it: inferences make room."
+                    )
                 return False
             dealt = channel.receive_bytes(found["bytes"], "dealt")
         self._told_needed = 0

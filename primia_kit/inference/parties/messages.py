@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import KitError
+from ..certificates import IDENTITY
 from .channel import Channel, Refusal
 
 VERSION = 2
 MAX_BATCH = 256
 MAX_COUNT = 64  # ids in one call
+MAX_OWNERS = 256  # data owners in one call
 
 _HEX = frozenset("0123456789abcdef")
 
@@ -40,6 +42,15 @@ def _list(of):
     return check
 
 
+def _identity(value) -> bool:
+    return isinstance(value, str) and IDENTITY.fullmatch(value) is not None
+
+
+def _shares(value) -> bool:
+    """Bytes by data owner."""
+    return isinstance(value, dict) and len(value) <= MAX_OWNERS and all(map(_identity, value)) and all(map(_SIZE, value.values()))
+
+
 _ID, _SEED, _SHA256, _SIZE = _digits(32), _digits(64), _digits(64), _whole(0, 1 << 50)
 _BATCH = _whole(1, MAX_BATCH)
 
@@ -49,9 +60,9 @@ MESSAGES: dict[str, dict[str, Any]] = {
     # model owner -> provider
     "register": {"model": _ID, "sha256": _SHA256, "mask_seed": _SEED, "servers": _list(_SHA256), "bytes": _SIZE},
     "registered": {},
-    "fetch": {"model": _ID, "room": _SIZE},
+    "fetch": {"model": _ID, "room": _SIZE, "shares": _shares},
     "nothing": {"needed": _SIZE},  # needed: bytes of the smallest that waits, if none fits the room; else 0
-    "material": {"id": _ID, "batch": _BATCH, "data_owner": _SHA256, "seed": _SEED, "bytes": _SIZE},
+    "material": {"id": _ID, "batch": _BATCH, "data_owner": _identity, "seed": _SEED, "bytes": _SIZE},
     # data owner -> model owner
     "describe": {},
     "description": {"model": _ID, "sha256": _SHA256, "budget": _whole(-1, 1 << 50)},

@@ -10,7 +10,7 @@ Set-up, for each data owner (D); the model owner (M) has registered the model wi
 
 An inference:
 
-    1. D -> M   list: ids that D has seeds for; M -> D: those of them that M has material for, dealt for D's certificate
+    1. D -> M   list: ids that D has seeds for; M -> D: those of them that M has material for, dealt for D
     2. D        takes an id out of its own store: used, on the disk
     3. D -> M   prepare: the id. M takes it out of its store, refuses it if it's used or another's; both prepare
     4. M -> D   prepared
@@ -53,7 +53,7 @@ class ModelService(Fetches):
     Args:
         folder: the model's id and mask, dealt material, budgets. Kept across restarts; made anew for other weights.
         program, weights: of `compile_private`.
-        limit: bytes that dealt material may take on the disk.
+        limit: bytes that dealt material may take on the disk; no data owner may have more of it than stays free.
         budget: images that each data owner may ask about; None for no limit.
         engine: the kit's own by default.
         tell: called with a sentence when something of note has happened.
@@ -106,6 +106,17 @@ class ModelService(Fetches):
     def _begin(self, channel: Channel) -> None:
         self.register(channel)
 
+    def _shares(self, room: int) -> dict[str, int]:
+        """What may come for each data owner that has something here: as much as leaves it with no more than stays free.
+
+        So one alone may fill half of the store, each of n the (n + 1)th part, and whoever comes next finds as much as the
+        others have; no number of data owners has to be foreseen. Who has nothing here may have all that is free. (The rule is
+        that of shared buffers in switches: Choudhury and Hahne, "Dynamic Queue Length Thresholds", 1998.)
+        """
+        held = self.store.held_by("data_owner")
+        most = sorted(held, key=held.get, reverse=True)[: messages.MAX_OWNERS]
+        return {owner: max(room - held[owner], 0) // 2 for owner in most}
+
     def _identity(self, program: Program, weights: Mapping[str, Any]) -> tuple[str, bytes]:
         """The model's id and the seed of its mask b: new ones for new weights, since δ of two models under one b would
         tell their difference."""
@@ -134,6 +145,8 @@ class _Visit:
     def serve(self) -> None:
         names = ("describe", "get_program", "get_delta", "list", "prepare", "start")
         messages.serve(self._channel, {name: getattr(self, f"_{name}") for name in names}, IDLE_SECONDS)
+        if self._prepared is not None:
+            self._service._tell(f"{self._channel.peer} has gone before an inference that was prepared: its id stays used.")
 
     def _describe(self, message: dict) -> None:
         service, left = self._service, self._service.budget.left(self._channel.peer)
@@ -154,7 +167,7 @@ class _Visit:
         if meta is None:
             was = "was used before" if service.store.is_used(id) else "was never dealt to the model owner"
             raise Refusal(f"The id {message['id']} {was}: an inference needs one of its own. List those that are ready.")
-        if meta["data_owner"] != peer.fingerprint:
+        if meta["data_owner"] != peer.identity:
             raise Refusal(f"The id {message['id']} was dealt for another data owner.")
         service.budget.check(peer, meta["batch"])
         self._prepared = None

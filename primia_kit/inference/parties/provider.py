@@ -11,9 +11,10 @@ Dealing, asked for by a data owner (D), before there is an image:
     2. P        for each inference a random id of 16 bytes, data_seed and model_seed from the operating system's
                 generator; keeps (id, data_seed, model_seed) until M has fetched its half
     3. P -> D   dealt: ids and data_seeds, to D alone, which are in no other message
-    4. M -> P   fetch, when M has room; P answers `nothing` after a while if nothing fits
+    4. M -> P   fetch, when M has room: how much, and how much for each D that has some there already; P answers `nothing`
+                after a while if nothing fits
     5. P        takes the id out of its store (used for ever), computes M's half
-    6. P -> M   material: id, batch, D's certificate, model_seed, and the dealt bytes, to M alone
+    6. P -> M   material: id, batch, D's name, model_seed, and the dealt bytes, to M alone
 
 Each half leaves once. If a message of 3 or 6 is lost with a connection, its ids are lost too: nothing is dealt again.
 P forgets data_seed and model_seed in step 5. P with D together would learn the model, P with M together every image.
@@ -113,7 +114,7 @@ class ProviderService:
         if program.sha256 != message["sha256"]:
             raise Refusal(f"The program's SHA-256 is {program.sha256}, not {message['sha256']} as announced.")
         record = {
-            "owner": channel.peer.fingerprint,
+            "owner": channel.peer.identity,
             "model": message["model"],
             "mask_seed": message["mask_seed"],
             "program": program.to_json(),
@@ -133,11 +134,14 @@ class ProviderService:
 
     def _fetch(self, channel: Channel, message: dict) -> None:
         record = self._record(message["model"])
-        if not record or channel.peer.fingerprint != (record["servers"][1] if record["servers"] else record["owner"]):
+        servers = record["servers"] if record else ()
+        wanted = record and (servers[1] if servers else record["owner"])
+        if not record or wanted != (channel.peer.fingerprint if servers else channel.peer.identity):
             raise Refusal("This model isn't registered: register it first.")
         end = time.monotonic() + FETCH_SECONDS
         while True:
-            half, dealt, needed = self._next_half(record, message["room"])
+            channel.look()  # whoever has gone meanwhile would take a half with it
+            half, dealt, needed = self._next_half(record, message["room"], message["shares"])
             if half:
                 messages.send(channel, "material", **half, bytes=len(dealt))
                 return channel.send_bytes(dealt, "dealt")
@@ -147,10 +151,13 @@ class ProviderService:
             with self._news:
                 self._news.wait(min(left, 0.5))
 
-    def _next_half(self, record: dict, room: int) -> tuple[dict, np.ndarray | None, int]:
-        """The model owner's half of the first that waits and fits: what goes with it, the dealt bytes, 0.
+    def _next_half(self, record: dict, room: int, shares: dict[str, int]) -> tuple[dict, np.ndarray | None, int]:
+        """The model owner's half of one that waits and fits: what goes with it, the dealt bytes, 0.
 
-        If none does, ({}, None, the bytes that the smallest needs, 0 if nothing waits).
+        shares: bytes that may come for data owners that have some there; for others it's `room`. Who may have most comes
+            first, so that nobody waits behind another's stock.
+
+        If none fits, ({}, None, the bytes that the smallest needs, 0 if nothing waits).
         """
         with self._dealing:  # chosen and taken at once: another connection may fetch the same model's
             pending = self._pending(record["model"])
@@ -158,9 +165,11 @@ class ProviderService:
                 return {}, None, 0
             dealer = self._dealer(record)
             sizes = {batch: dealer.size(batch) for batch in {meta["batch"] for _, meta in pending}}
-            id, meta = next(((id, meta) for id, meta in pending if sizes[meta["batch"]] <= room), (None, None))
-            if id is None:
+            spare = {meta["data_owner"]: shares.get(meta["data_owner"], room) for _, meta in pending}
+            fitting = [(id, meta) for id, meta in pending if sizes[meta["batch"]] <= spare[meta["data_owner"]]]
+            if not fitting:
                 return {}, None, min(sizes.values())
+            id, meta = max(fitting, key=lambda found: spare[found[1]["data_owner"]])
             _, seeds = self.store.take(id)
             data_seed, model_seed = bytes(seeds[:SEED_BYTES]), bytes(seeds[SEED_BYTES:])
             dealt = dealer.deal(data_seed, model_seed, meta["batch"], out=np.empty(sizes[meta["batch"]], np.uint8))
@@ -170,28 +179,32 @@ class ProviderService:
     # -- the data owner's call
 
     def _deal(self, channel: Channel, message: dict) -> None:
+        meta = {"model": message["model"], "batch": message["batch"], "data_owner": channel.peer.identity}
+        ids, seeds = [], []
+        with self._dealing:  # a model retired meanwhile would leave ids that nobody fetches; two calls could pass the bound
+            self._check_deal(channel.peer, message)
+            for _ in range(message["count"]):
+                id, data_seed = secrets.token_bytes(ID_BYTES), secrets.token_bytes(SEED_BYTES)
+                self.store.put(id, meta, data_seed, secrets.token_bytes(SEED_BYTES))
+                ids.append(id.hex())
+                seeds.append(data_seed.hex())
+        messages.send(channel, "dealt", ids=ids, seeds=seeds)
+        with self._news:
+            self._news.notify_all()
+
+    def _check_deal(self, peer: Peer, message: dict) -> None:
         record = self._record(message["model"])
         if not record:
             raise Refusal("This model isn't registered: the model owner must connect to the provider first.")
         server = next(iter(record["servers"]), None)
-        if server != (None if channel.peer.role == "data" else channel.peer.fingerprint):
+        if server != (None if peer.role == "data" else peer.fingerprint):
             raise Refusal("This model's owner has named another party to deal for.")
         sha256 = Program.from_json(record["program"]).sha256
         if sha256 != message["sha256"]:
             raise Refusal(f"The provider's program of this model has the SHA-256 {sha256}, not {message['sha256']}.")
-        waiting = sum(meta["data_owner"] == channel.peer.fingerprint for meta in self.store.ready().values())
+        waiting = sum(meta["data_owner"] == peer.identity for meta in self.store.ready().values())
         if waiting + message["count"] > PENDING:
             raise Refusal(f"{waiting} inferences wait for the model owner to fetch them; at most {PENDING} may.")
-        ids, seeds = [], []
-        meta = {"model": message["model"], "batch": message["batch"], "data_owner": channel.peer.fingerprint}
-        for _ in range(message["count"]):
-            id, data_seed = secrets.token_bytes(ID_BYTES), secrets.token_bytes(SEED_BYTES)
-            self.store.put(id, meta, data_seed, secrets.token_bytes(SEED_BYTES))
-            ids.append(id.hex())
-            seeds.append(data_seed.hex())
-        messages.send(channel, "dealt", ids=ids, seeds=seeds)
-        with self._news:
-            self._news.notify_all()
 
     # -- what is kept
 
@@ -204,7 +217,7 @@ class ProviderService:
 
     def _records_of(self, owner: Peer) -> list[dict]:
         records = [_read(path) for path in self._models.glob("[0-9a-f]*")]
-        return [record for record in records if record["owner"] == owner.fingerprint]
+        return [record for record in records if record["owner"] == owner.identity]
 
     def _forget(self, model: str) -> None:
         """A model owner has one model at a time; what was dealt for an older one serves nobody."""

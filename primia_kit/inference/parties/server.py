@@ -414,7 +414,7 @@ class _Server0Visit:
     def _pair(self, message: dict) -> None:
         service, shared, id = self._service, self._known(), bytes.fromhex(message["id"])
         meta = service.store.ready().get(id)
-        if meta is None or meta["data_owner"] != self._channel.peer.fingerprint:
+        if meta is None or meta["data_owner"] != self._channel.peer.identity:
             raise Refusal(f"The id {message['id']} isn't ready here for server 0: used before, or never dealt. Reserve another.")
         service.check(shared, Peer("data", "data", message["data_owner"]), meta["batch"])
         self._part()

@@ -25,7 +25,14 @@ def address_of(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def connect(address: str, credentials: Credentials, role: str, timeout: float = 60.0, patience: float = 0.0) -> Channel:
+def connect(
+    address: str,
+    credentials: Credentials,
+    role: str,
+    timeout: float = 60.0,
+    patience: float = 0.0,
+    pin: str | None = None,
+) -> Channel:
     """A channel to the party of `role` that listens at `address`.
 
     Args:
@@ -33,8 +40,9 @@ def connect(address: str, credentials: Credentials, role: str, timeout: float = 
         credentials: this party's own.
         timeout: seconds that any wait may last, on the channel too.
         patience: seconds in which a refused connection is tried again: the other party may start later.
+        pin: the one party wanted, by its certificate's name or fingerprint; None takes any of `role`.
 
-    Raises: KitError if nobody answers, or somebody without a certificate of this federation and `role`.
+    Raises: KitError if nobody answers, or somebody without a certificate of this federation and `role`, or not the pinned.
     """
     host, port = address_of(address)
     context, give_up = credentials.context(server=False), time.monotonic() + patience
@@ -49,11 +57,13 @@ def connect(address: str, credentials: Credentials, role: str, timeout: float = 
             raise KitError(
                 f"The {ROLES[role]} at {address} doesn't answer ({error.strerror or error}): is it running?"
             ) from error
-    return _secured(plain, context, False, {role}, timeout, f"The {ROLES[role]} at {address}")
+    return _secured(plain, context, False, {role}, timeout, f"The {ROLES[role]} at {address}", pin)
 
 
-def _secured(plain, context: ssl.SSLContext, server: bool, roles: Collection[str], timeout: float, who: str) -> Channel:
-    """Shake hands in a bounded time, and check the other side's role."""
+def _secured(
+    plain, context: ssl.SSLContext, server: bool, roles: Collection[str], timeout: float, who: str, pin: str | None = None
+) -> Channel:
+    """Shake hands in a bounded time, and check the other side's role and, if there's a pin, who it is."""
     secured = None
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -65,6 +75,10 @@ def _secured(plain, context: ssl.SSLContext, server: bool, roles: Collection[str
         if peer.role not in roles:
             wanted = " or ".join(ROLES[role] for role in sorted(roles))
             raise KitError(f"{who} shows the certificate of {peer}; here a {wanted} is wanted.")
+        if pin is not None and not peer.fits(pin):
+            raise KitError(
+                f"{who} is {peer.name!r} with the fingerprint {peer.fingerprint}, not {pin!r} as pinned: ask which is right."
+            )
     except (OSError, KitError) as error:
         with contextlib.suppress(OSError):
             (secured or plain).close()
