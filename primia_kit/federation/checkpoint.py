@@ -4,6 +4,7 @@
     FOLDER/sites/NAME/round-0007.pt     what site NAME keeps to itself (SCAFFOLD's c_i, FedBN's layers)
     FOLDER/server/run                   the run's id, in hexadecimal: it is the same for all who take it up again
     FOLDER/sites/NAME/rounds            the secure sums that site NAME has taken part in, and with whom
+    FOLDER/sites/NAME/ledger            what site NAME has spent of its patients' privacy, if the plan is private
 
 A file is one line of text and torch's format: `primia checkpoint 1 PLAN DIGEST`, where PLAN is the plan's SHA-256 and
 DIGEST that of the plan's and all that follows. Files are written whole or not at all; the sites' come first, so that
@@ -80,6 +81,10 @@ class Checkpoints:
     def history(self, site: str) -> Path:
         """The file in which a site's identity remembers its secure sums."""
         return self._path(0, site).parent / "rounds"
+
+    def ledger(self, site: str) -> Path:
+        """The file of a site's privacy ledger."""
+        return self._path(0, site).parent / "ledger"
 
     def save(self, round: int, server: Mapping[str, Any], sites: Mapping[str, Mapping[str, Any]]) -> None:
         """Write a finished round's state: tensors, numbers, texts, lists and dicts of these.

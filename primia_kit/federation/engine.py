@@ -7,17 +7,20 @@ that holds its own. There is no second code path to compare apples with pears.
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
 from ..errors import KitError
-from ..models import ModelSpec, TrainedModel
+from ..models import ModelSpec, TrainedModel, weights_sha256
+from ..privacy.gradients import check_layers
 from ..secagg import Aggregator, Identity, PlainSum, SecureSum
 from ..seeds import numpy_generator
 from .asking import Asking
@@ -27,10 +30,13 @@ from .fields import VALIDATION_FIELDS, update_fields
 from .local import has_dropout
 from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
 from .plan import TrainingPlan
-from .pooled import balanced_weights, pooled_statistics, weight_of_all
+from .pooled import balanced_weights, pooled_statistics, weight_bound, weight_of_all
+from .private import count_units, open_privacy
+from .private_statistics import private_class_weights, private_pixel_statistics, statistics_spends
 from .run import Round, TrainingRun
 from .site import Site, personal_weights
 from .strategies import SERVERS
+from .trainable import freeze, trained_head, training_mode
 
 _FEWEST = 3  # sites that a round draws at least: of a sum of two, each can tell the other's part
 
@@ -59,7 +65,9 @@ class Federation:
         sites: Sequence[Site],
         aggregator: Aggregator | None = None,
         *,
+        start: Mapping[str, torch.Tensor] | None = None,
         checkpoints: str | Path | None = None,
+        ledgers: str | Path | None = None,
         time_out: float | None = None,
         device: str = "auto",
         precision: str = "auto",
@@ -78,10 +86,15 @@ class Federation:
             raise KitError(f"time_out is {time_out!r}; it's the seconds that a site has for a round, above 0, or None.")
         if checkpoints is not None and not isinstance(checkpoints, (str, Path)):
             raise KitError(f"checkpoints is {checkpoints!r}; it's the path of a folder, or None.")
+        if start is not None and weights_sha256(start) != plan.start:
+            said = f"says {plan.start[:12]}…" if plan.start else "names none"
+            raise KitError(f"These start weights have SHA-256 {weights_sha256(start)}, and the plan's key start {said}.")
         self.plan, self.sites, self.time_out = plan, tuple(site.with_validation(plan) for site in sites), time_out
         for before, site in zip(sites, self.sites, strict=True):
             site.check(plan, held=len(before.train) - len(site.train))  # those that are left to train on
         self.device = choose_device(device, precision)
+        if plan.private and self.device.precision == "fp16":
+            raise KitError('fp16 scales the loss by what overflows, which depends on private films: use precision="float32".')
         self.memories = {site.name: SiteMemory() for site in self.sites}
         self.rounds: list[Round] = []
         self.best = Best()
@@ -93,7 +106,10 @@ class Federation:
             self._digests = {site.name: site.films_sha256() for site in self.sites}
             state, kept, self.notes = self._checkpoints.latest() or ({}, {}, [])
         self.aggregator = aggregator or self._default_aggregator()
-        self._begin(state)
+        self.average: Tensors = {}  # with `ema`: the mean of the weights, not yet corrected for its start at 0
+        if plan.private:
+            self._open_ledgers(ledgers, state, kept)
+        self._begin(state, start)
         if state:
             self._restore(state, kept)
 
@@ -103,11 +119,16 @@ class Federation:
 
     @property
     def done(self) -> bool:
-        """All rounds are made, or the validation loss has had its patience (of rounds in which it is known)."""
+        """All rounds are made, or the validation loss has had its patience (of rounds in which it is known), or too few
+        hospitals have privacy budget left."""
         since = sum(r.validation_loss is not None for r in self.rounds[self.best.round :])
-        return self.finished >= self.plan.rounds or bool(self.plan.patience and since >= self.plan.patience)
+        if self.finished >= self.plan.rounds or bool(self.plan.patience and since >= self.plan.patience):
+            return True
+        return len(self.memories) - len(self._spent()) < self._needed(self._drawn(self.finished + 1)[1])
 
     def __iter__(self) -> Iterator[Round]:
+        if self.done and not self.finished:
+            raise KitError(f"No round can be made: the privacy budgets of {', '.join(self._spent())} are spent.")
         while not self.done:
             yield self.run_round()
 
@@ -127,11 +148,12 @@ class Federation:
 
         An exception leaves the federation as it was before the round, which may be tried again.
         """
-        before = self.weights, dict(self.server.state), self.best, {name: replace(m) for name, m in self.memories.items()}
+        memories = {name: replace(m) for name, m in self.memories.items()}  # their ledgers are files: what's spent stays spent
+        before = self.weights, dict(self.server.state), self.best, self.average, memories
         try:
             done = self._round()
         except BaseException:
-            self.weights, self.server.state, self.best, self.memories = before
+            self.weights, self.server.state, self.best, self.average, self.memories = before
             raise
         self.rounds.append(done)
         self._save()
@@ -142,6 +164,8 @@ class Federation:
         contributions, trainings, absent = self._train(task)
         total = self._sum(f"round {task.number} update", contributions)
         self.weights = self.server.step(self.weights, total)
+        if self.plan.ema:
+            self.average = {n: self.plan.ema * self.average.get(n, 0) + (1 - self.plan.ema) * w for n, w in self.weights.items()}
         for name in contributions:
             self.memories[name].settle(included=name in self.aggregator.survivors)
             if name not in self.aggregator.survivors:
@@ -149,18 +173,21 @@ class Federation:
         loss = self._validate(replace(task, weights=self.weights), absent) if self.plan.patience else None
         return Round(
             number=task.number,
-            losses={name: training.loss for name, training in trainings.items()},
+            losses={name: training.loss for name, training in trainings.items() if training.loss is not None},
             steps={name: training.steps for name, training in trainings.items()},
             seconds=time.perf_counter() - start,
             update_bytes=sum(part.nbytes for part in next(iter(contributions.values())).values()),
             absent=absent,
             validation_loss=loss,
+            epsilons={name: training.epsilon for name, training in trainings.items() if training.epsilon is not None},
+            ledger_heads={name: training.ledger_head for name, training in trainings.items() if training.ledger_head},
         )
 
     def models(self) -> dict[str, TrainedModel]:
-        """Site -> its model: the best so far if the plan stops early, else as it stands. One for all but FedBN."""
+        """Site -> its model: the best so far if the plan stops early, the averaged one with `ema`, else as it stands. One
+        for all but FedBN."""
         early = self.plan.patience and self.best.round
-        weights = self.best.weights if early else self.weights
+        weights = self.best.weights if early else self._averaged() if self.average else self.weights
         if self.plan.strategy != "fedbn":
             return dict.fromkeys(self.memories, TrainedModel(self.spec, _copy(weights)))
         kept = {name: memory.best if early else memory.kept for name, memory in self.memories.items()}
@@ -172,7 +199,41 @@ class Federation:
         notes, never = list(self.notes), [name for name, memory in self.memories.items() if not memory.kept]
         if self.plan.strategy == "fedbn" and never:
             notes.append(f"Never in a round, so their BatchNorm layers are as they began: {', '.join(never)}.")
-        return TrainingRun(self.plan, self.models(), tuple(self.rounds), best, tuple(notes), self.aggregator.transcript)
+        if self.plan.private and self.done and self.finished < self.plan.rounds:
+            spent = ", ".join(self._spent())
+            notes.append(f"Ended after {self.finished} of {self.plan.rounds} rounds: the privacy budgets of {spent} are spent.")
+        epsilons = {name: m.privacy.ledger.epsilon() for name, m in self.memories.items() if m.privacy is not None}
+        return TrainingRun(self.plan, self.models(), tuple(self.rounds), best, tuple(notes), self.aggregator.transcript, epsilons)
+
+    def _averaged(self) -> Tensors:
+        """The mean over the rounds, with weights that go down by `ema` a round and add up to 1."""
+        share = 1 - self.plan.ema**self.finished
+        return {n: (m / share).to(self.weights[n].dtype) for n, m in self.average.items()}
+
+    def _open_ledgers(self, folder: str | Path | None, server: Mapping[str, Any], kept: Mapping[str, Mapping[str, Any]]) -> None:
+        """Each hospital's ledger and noise; a ledger must hold what the server's checkpoint knows of it."""
+        heads = {name: head for record in server.get("rounds", ()) for name, head in record["ledger_heads"].items()}
+        if folder is None and self._checkpoints is None:
+            self._passing = tempfile.TemporaryDirectory(prefix="primia-ledgers-")
+            self.notes.append(
+                "Neither ledgers nor checkpoints names a folder, so the hospitals' ledgers end with this run: another one on the "
+                "same patients won't know what was spent."
+            )
+            folder = self._passing.name
+        for site in self.sites:
+            path = self._checkpoints.ledger(site.name) if folder is None else Path(folder) / quote(site.name, safe=" ")
+            self.memories[site.name].privacy = open_privacy(
+                site.name, site.train, self.plan, path, expected_head=heads.get(site.name),
+                noise_multiplier=kept[site.name]["noise_multiplier"] if kept else None,
+                statistics=statistics_spends(self.plan),
+            )  # fmt: skip
+
+    def _spent(self) -> list[str]:
+        """The hospitals whose budget doesn't allow another round."""
+        if not self.plan.private:
+            return []
+        units = {site.name: count_units(site.train, self.plan.privacy) for site in self.sites}
+        return [name for name, m in self.memories.items() if not m.privacy.affords(self.plan, units[name])]
 
     def _default_aggregator(self) -> Aggregator:
         """A secure sum, whose hospitals remember what they opened wherever the run can be taken up again."""
@@ -183,8 +244,8 @@ class Federation:
         histories = {site.name: self._checkpoints.history(site.name) for site in self.sites}
         return SecureSum({name: Identity.generate(history) for name, history in histories.items()}, run=self._checkpoints.run)
 
-    def _begin(self, state: Mapping[str, Any]) -> None:
-        """The facts about all sites that a run needs, by one sum each, or from its checkpoint."""
+    def _begin(self, state: Mapping[str, Any], start: Mapping[str, torch.Tensor] | None) -> None:
+        """The facts about all sites that a run needs, by one sum each, or from its checkpoint; and the first weights."""
         plan, sites, aggregator = self.plan, self.sites, self.aggregator
         self.class_weights: torch.Tensor | None = state.get("class_weights")
         everyone: float | None = state.get("everyone")
@@ -192,17 +253,35 @@ class Federation:
             self.spec = ModelSpec(**{**state["spec"], "classes": plan.classes})
             self.total_weight: float = state["total_weight"]
         else:
-            self.spec, films = pooled_statistics(plan, sites, aggregator)
-            self.total_weight = max(films, 1.0) if plan.weighting == "films" else float(len(sites))
+            if plan.start and start is None:
+                raise KitError(f"The plan starts from weights with SHA-256 {plan.start[:12]}…: give them as start.")
+            self.spec, films = self._pixel_statistics()
+            self.total_weight = weight_bound(plan, sites, aggregator, films)
             if plan.class_weights == "balanced":
-                self.class_weights = balanced_weights(sites, aggregator)
+                self.class_weights = self._class_weights()
             if SERVERS[plan.strategy].needs_everyone:
                 everyone = weight_of_all(plan, sites, aggregator, self.total_weight)
-        network = self.spec.build(plan.seed)
+        network = freeze(self.spec.build(plan.seed) if start is None else self.spec.build_with(start), plan)
+        if plan.private and trained_head(network, plan) is None:
+            check_layers(training_mode(network))
         self.weights = network.state_dict()
         self.server = SERVERS[plan.strategy](plan, network, everyone)
         # Sites that drop out units draw from torch's one generator, so they take turns.
         self._asking = Asking(self.device, side_by_side=len(sites) > 1 and not has_dropout(network))
+
+    def _pixel_statistics(self) -> tuple[ModelSpec, int | None]:
+        """The model with its pixel statistics, and the number of all films where that is summed on the way."""
+        plan = self.plan
+        if plan.pixel_statistics == "exact":
+            return pooled_statistics(plan, self.sites, self.aggregator)
+        if plan.pixel_statistics == "public":
+            return plan.model_spec(plan.pixel_mean, plan.pixel_std), None
+        return private_pixel_statistics(plan, self.sites, self.memories, self.aggregator), None
+
+    def _class_weights(self) -> torch.Tensor:
+        if self.plan.private:
+            return private_class_weights(self.plan, self.sites, self.memories, self.aggregator)
+        return balanced_weights(self.sites, self.aggregator)
 
     def _sum(self, purpose: str, contributions: Mapping[str, Tensors]) -> Tensors:
         # A site alone adds nothing up, so there is no sum that could overflow and no range to keep.
@@ -214,8 +293,7 @@ class Federation:
         """Ask the sites drawn; returns contributions, trainings, and why the others aren't in them."""
         order, count = self._drawn(task.number)
         drawn, waiting = order[:count], order[count:]
-        least = min(self.plan.min_sites, count)
-        needed = max(least, min(self.aggregator.min_survivors, len(self.sites)))
+        least, needed = min(self.plan.min_sites, count), self._needed(count)
         answers, failed = self._ask("update", task, drawn)
         while len(answers) < needed and waiting:  # the next ones of the draw, or a site that's gone would stop the run
             more, waiting = waiting[: needed - len(answers)], waiting[needed - len(answers) :]
@@ -230,6 +308,8 @@ class Federation:
         trainings = {name: training for name, (_, training) in answers.items()}
         for name in contributions:  # the engine shows these two, so they leave the site in clear
             told = "a mean training loss and a number of steps"
+            if self.plan.private:
+                told = "a number of steps and its privacy ledger's last entry and epsilon, which no film has a part in"
             self.aggregator.transcript.clear(f"round {task.number} update", name, told)
         answered, hidden_among = len(contributions), self.aggregator.min_survivors
         if answered < max(least, hidden_among):
@@ -243,6 +323,10 @@ class Federation:
         asked = [site for site in self.sites if site.name in names]
         questions = {site.name: partial(getattr(site, question), task, self.memories[site.name]) for site in asked}
         return self._asking(questions, self.time_out)
+
+    def _needed(self, count: int) -> int:
+        """The fewest answers that a round of `count` sites can be made of."""
+        return max(min(self.plan.min_sites, count), min(self.aggregator.min_survivors, len(self.sites)))
 
     def _drawn(self, number: int) -> tuple[tuple[str, ...], int]:
         """All sites in the order in which round `number` draws them, and how many it draws."""
@@ -289,12 +373,16 @@ class Federation:
             "weights": self.weights,
             "server": self.server.state,
             "best": vars(self.best),
+            "average": self.average,
             "rounds": [asdict(r) for r in self.rounds],
         }
         sites = {
-            name: {"films": self._digests[name], "kept": m.kept, "best": m.best, "loss_scale": m.loss_scale}
+            name: {
+                "films": self._digests[name], "kept": m.kept, "best": m.best, "loss_scale": m.loss_scale,
+                "noise_multiplier": m.privacy and m.privacy.noise_multiplier, "clipping_norm": m.clipping_norm,
+            }
             for name, m in self.memories.items()
-        }
+        }  # fmt: skip
         self._checkpoints.save(self.finished, server, sites)
 
     def _restore(self, server: Mapping[str, Any], sites: Mapping[str, Mapping[str, Any]]) -> None:
@@ -304,9 +392,12 @@ class Federation:
                     f"Site {name}'s films aren't those that the checkpoints in {self._checkpoints.folder} were trained on: "
                     "a run can't go on with other films. Choose another folder to start anew."
                 )
-            self.memories[name] = SiteMemory(kept=state["kept"], best=state["best"], loss_scale=state["loss_scale"])
+            self.memories[name] = SiteMemory(
+                kept=state["kept"], best=state["best"], loss_scale=state["loss_scale"],
+                privacy=self.memories[name].privacy, clipping_norm=state["clipping_norm"],
+            )  # fmt: skip
         self.weights, self.server.state = server["weights"], server["server"]
-        self.best = Best(**server["best"])
+        self.best, self.average = Best(**server["best"]), server["average"]
         self.rounds = [Round(**record) for record in server["rounds"]]
 
 
@@ -315,8 +406,10 @@ def federate(
     sites: Sequence[Site],
     *,
     aggregator: Aggregator | None = None,
+    start: Mapping[str, torch.Tensor] | None = None,
     on_round: Callable[[Round, int], None] | None = None,
     checkpoints: str | Path | None = None,
+    ledgers: str | Path | None = None,
     time_out: float | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -328,16 +421,21 @@ def federate(
         sites: at least one, with different names.
         aggregator: how sums are formed; default `SecureSum()`, where the server sees sums alone, and three sites
             must be in each. A single site has nobody to hide among: its default is the plain sum.
+        start: weights to begin with, a state dict, if the plan's key `start` is their SHA-256.
         on_round: called after each round with it and the number of rounds planned (progress).
         checkpoints: a folder that keeps the last two rounds; a run that finds some there goes on from them, and
-            ends as an unbroken one would have, to the bit (see `checkpoint`).
+            ends as an unbroken one would have, to the bit (see `checkpoint`); of a private plan, only in what its ledgers
+            say, since its noise can't be drawn again.
+        ledgers: a folder with each hospital's privacy ledger, if the plan is private; those that are there are gone on
+            with. Default: in the checkpoints' folder, else for this run alone.
         time_out: seconds that a site has for a round. Who is late depends on the machine, so a run in which it
             struck (`Round.absent`) can't be repeated to the bit.
         device, precision: see `choose_device`; no part of the plan.
     """
     federation = Federation(
-        plan, sites, aggregator, checkpoints=checkpoints, time_out=time_out, device=device, precision=precision
-    )
+        plan, sites, aggregator, start=start, checkpoints=checkpoints, ledgers=ledgers, time_out=time_out, device=device,
+        precision=precision,
+    )  # fmt: skip
     for round in federation:
         if on_round:
             on_round(round, plan.rounds)

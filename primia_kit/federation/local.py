@@ -16,6 +16,7 @@ from .device import CPU, Device
 from .messages import LocalTraining, RoundTask, SiteMemory
 from .plan import TrainingPlan
 from .strategies import LocalRule
+from .trainable import trainable, trained_head, training_mode
 
 
 def train_locally(
@@ -27,6 +28,7 @@ def train_locally(
     rule: LocalRule,
     memory: SiteMemory | None = None,
     device: Device = CPU,
+    features: torch.Tensor | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> LocalTraining:
     """Train `network` in place for one round.
@@ -39,10 +41,12 @@ def train_locally(
 
     Args:
         memory: the site's own; keeps fp16's loss scale, which would else have to be found anew in every round.
+        features: what enters the last layer for each film, [n, features], if that layer alone is trained (see `trainable`).
         on_step: called as (steps made, steps of the round) after each; what it raises ends the training.
     """
     plan, number = task.plan, task.number
-    network.train().to(memory_format=torch.channels_last)  # 1.4 to 1.6 times as fast on a CPU
+    training_mode(network)
+    head = None if features is None else trained_head(network, plan)
     memory = memory if memory is not None else SiteMemory()
     optimizer, scaler = make_optimizer(network, plan), device.scaler(memory.loss_scale)
     augment = torch_generator(plan.seed, number, site, "augment")
@@ -52,7 +56,7 @@ def train_locally(
     with _dropout_draws(network, device, derive_seed(plan.seed, number, site, "dropout")):
         rule.before_training(lambda: full_gradient(network, films, task, device))
         for index, batch in enumerate(batches):
-            images = films.images[batch]
+            images = films.images[batch] if head is None else features[batch]
             if plan.augmentation == "shift":
                 images = random_shift(images, plan.size // 16, augment)
             images, labels = images.to(device.kind), films.labels[batch].to(device.kind)
@@ -63,7 +67,7 @@ def train_locally(
                 group["lr"] = plan.learning_rate_in(number, index / len(batches))
             optimizer.zero_grad(set_to_none=True)
             with device.autocast():
-                logits = network(model_input(images, task.spec))
+                logits = network(model_input(images, task.spec)) if head is None else head(images)
             logits = device.widened(logits)
             loss = mean_loss(logits, labels, class_weights)
             if partner is not None:
@@ -103,7 +107,7 @@ def _step(network: nn.Module, loss: torch.Tensor, optimizer, scaler, rule: Local
         return 1
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)
-    finite = all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
+    finite = all(torch.isfinite(parameter.grad).all() for parameter in trainable(network).values())
     if finite:
         rule.adjust_gradients()
     scaler.step(optimizer)
@@ -140,13 +144,13 @@ def full_gradient(network: nn.Module, films: FilmSet, task: RoundTask, device: D
 
     BatchNorm normalises by batches as in training, since its running statistics mean nothing in the first round.
     """
-    mean = [torch.zeros_like(parameter) for parameter in network.parameters()]
+    mean = [torch.zeros_like(parameter) for parameter in trainable(network).values()]
     weights = None if task.class_weights is None else task.class_weights.to(device.kind)
     for batch in torch.arange(len(films)).tensor_split(task.plan.batches_in_a_pass(len(films))):
         network.zero_grad(set_to_none=True)
         images, labels = films.images[batch].to(device.kind), films.labels[batch].to(device.kind)
         mean_loss(network(model_input(images, task.spec)), labels, weights).backward()
-        for total, parameter in zip(mean, network.parameters(), strict=True):
+        for total, parameter in zip(mean, trainable(network).values(), strict=True):
             total.add_(parameter.grad, alpha=len(batch) / len(films))
     return mean
 
@@ -168,8 +172,8 @@ def model_input(images: torch.Tensor, spec: ModelSpec) -> torch.Tensor:
 def make_optimizer(network: nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
     common = {"lr": plan.learning_rate, "weight_decay": plan.weight_decay}
     if plan.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), **common)
-    return torch.optim.SGD(network.parameters(), momentum=plan.momentum, nesterov=plan.momentum > 0, **common)
+        return torch.optim.Adam(trainable(network).values(), **common)
+    return torch.optim.SGD(trainable(network).values(), momentum=plan.momentum, nesterov=plan.momentum > 0, **common)
 
 
 def random_shift(images: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:

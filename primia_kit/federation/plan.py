@@ -16,6 +16,7 @@ from typing import Any, Literal
 from ..data import CASE_STUDY
 from ..errors import KitError, nearest
 from ..models import CLASSIFIERS, SMALLEST_FILM, ModelSpec
+from .private_plan import PRIVATE_KEYS, check_privacy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +46,35 @@ class TrainingPlan:
     scaffold_option: how SCAFFOLD renews a site's control variate: "I", a gradient over all its films at the
         global model; "II", the mean of the gradients that it steps along.
     server_learning_rate, server_beta1, server_beta2, server_tau: FedAdam's and FedYogi's eta, beta_1, beta_2, tau.
-    weighting: "films" weights a site by its number of training films, "uniform" doesn't.
+    weighting: "films" weights a site by its number of training films, "patients" by that of its patients, "uniform"
+        doesn't.
     participation: share of the sites that a round draws, (0, 1]; never fewer than three, if there are three,
         since a secure sum of two sites tells each the other's update.
     min_sites: a round with fewer answers (of those drawn) stops the run. An average of one is that site's model.
     patience: stop after so many rounds without a lower pooled validation loss, and keep the model of the best
         round; 0: all rounds, the last model.
     validation_share: share of its training patients that a site without validation films sets aside, (0, 0.5].
+    frozen: layers that aren't trained, by name or the first parts of it ("layer1", "layer2.0"); "body" is everything
+        but the last linear layer. BatchNorm layers that are frozen use the statistics that they came with.
+    start: SHA-256 of the weights that training starts from (`models.weights_sha256`); "": random ones, by `seed`.
+    feature_norm: "l2" scales what enters the last linear layer to length 1, film by film; "none" doesn't.
+    ema: decay, [0, 1), of the mean of the global weights over the rounds (Polyak averaging, corrected for its start),
+        which is then the model that the run ends with; 0: the last weights.
+    pixel_statistics: where the model's pixel mean and standard deviation come from: "exact", over all sites' training
+        films; "public", the constants `pixel_mean` and `pixel_std`; "private", over all sites with noise, charged.
+    privacy: differential privacy at each site, by DP-SGD (Abadi et al. 2016): "patient" hides whether a patient,
+        with all films, took part; "film" hides a single film only; "none". See `primia_kit.federation.private`.
+        `batch_size` is then the expected number of patients (films) a step.
+    target_epsilon, noise_multiplier: exactly one of them, the other is 0: the epsilon that a site's ledger may come
+        to, from which the noise is worked out; or the noise's standard deviation over `clipping_norm`.
+    delta: of (epsilon, delta); at most 1 / (10 x patients) at every site.
+    clipping_norm: C, the largest L2 norm of a patient's gradient over all trainable parameters.
+    clipping: "fixed", or "adaptive": C starts as `clipping_norm` and follows the `clipping_quantile` of the norms
+        (Andrew et al. 2021), whose noised count is part of what is charged.
+    virtual_batch: films (and copies of them) whose gradients are in memory at a time; changes no result.
+    augmentation_multiplicity: augmented copies of each film, whose gradients are averaged (De et al. 2022).
+    statistics_noise: noise multiplier of each sum that is charged before training: pixel statistics, class counts;
+        0: there are none.
     seed: every draw derives from it by (seed, round, site). Not secret, nothing secret derives from it.
     """
 
@@ -81,11 +104,28 @@ class TrainingPlan:
     server_beta1: float = 0.9
     server_beta2: float = 0.99
     server_tau: float = 1e-3
-    weighting: Literal["films", "uniform"] = "films"
+    weighting: Literal["films", "patients", "uniform"] = "films"
     participation: float = 1.0
     min_sites: int = 2
     patience: int = 0
     validation_share: float = 0.2
+    frozen: tuple[str, ...] = ()
+    start: str = ""
+    feature_norm: Literal["none", "l2"] = "none"
+    ema: float = 0.0
+    pixel_statistics: Literal["exact", "public", "private"] = "exact"
+    pixel_mean: float = 0.5
+    pixel_std: float = 0.25
+    privacy: Literal["none", "patient", "film"] = "none"
+    target_epsilon: float = 0.0
+    noise_multiplier: float = 0.0
+    delta: float = 1e-5
+    clipping_norm: float = 1.0
+    clipping: Literal["fixed", "adaptive"] = "fixed"
+    clipping_quantile: float = 0.5
+    virtual_batch: int = 64
+    augmentation_multiplicity: int = 1
+    statistics_noise: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -108,6 +148,16 @@ class TrainingPlan:
             raise KitError(f'strategy "fedbn" keeps BatchNorm layers at the sites, and norm is {self.norm!r}: use norm="batch".')
         if self.strategy == "scaffold" and self.optimizer != "sgd":
             raise KitError(f'strategy "scaffold" corrects SGD, and optimizer is {self.optimizer!r}: use optimizer="sgd".')
+        if self.start and (len(self.start) != 64 or set(self.start) - set("0123456789abcdef")):
+            raise KitError(
+                f"start is {self.start!r}; it's the SHA-256 of weights, 64 hexadecimal digits (weights_sha256), or empty."
+            )
+        if self.ema and (self.patience or self.strategy == "fedbn"):
+            other = "patience" if self.patience else 'strategy "fedbn"'
+            raise KitError(
+                f"ema is {self.ema}, and {other} chooses other weights than averaged ones: set one of them to 0 or none."
+            )
+        check_privacy(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingPlan:
@@ -184,14 +234,37 @@ class TrainingPlan:
         return ModelSpec(
             architecture=self.architecture, classes=self.classes, norm=self.norm, pool=self.pool,
             size=self.size, geometry=self.geometry, pixel_mean=pixel_mean, pixel_std=pixel_std,
+            feature_norm=self.feature_norm,
         )  # fmt: skip
 
+    @property
+    def private(self) -> bool:
+        return self.privacy != "none"
 
-_LEAST = {"rounds": 1, "local_epochs": 1, "sync_every": 0, "batch_size": 2, "min_sites": 1, "patience": 0, "seed": 0}
+    def sampling_rate(self, units: int) -> float:
+        """q, the chance of each of a site's patients (films, if these are the unit) to be in a step: (0, 1]."""
+        return min(1.0, self.batch_size / units)
+
+    def private_steps(self, units: int) -> int:
+        """Steps that a site makes in a round of a private run: of public numbers only."""
+        return self.sync_every or self.local_epochs * -(-units // self.batch_size)
+
+
+_LEAST = {
+    "rounds": 1, "local_epochs": 1, "sync_every": 0, "batch_size": 2, "min_sites": 1, "patience": 0, "seed": 0,
+    "virtual_batch": 1, "augmentation_multiplicity": 1,
+}  # fmt: skip
 _RANGES = {  # key -> (what must hold, as a sentence)
-    **dict.fromkeys(("learning_rate", "server_learning_rate", "server_tau"), (lambda v: v > 0, "must be above 0")),
-    **dict.fromkeys(("momentum", "warmup", "server_beta1", "server_beta2"), (lambda v: 0 <= v < 1, "must lie in [0, 1)")),
-    **dict.fromkeys(("weight_decay", "mixup", "proximal_mu"), (lambda v: v >= 0, "can't be negative")),
+    **dict.fromkeys(
+        ("learning_rate", "server_learning_rate", "server_tau", "pixel_std", "clipping_norm"),
+        (lambda v: v > 0, "must be above 0"),
+    ),
+    **dict.fromkeys(("momentum", "warmup", "server_beta1", "server_beta2", "ema"), (lambda v: 0 <= v < 1, "must lie in [0, 1)")),
+    **dict.fromkeys(
+        ("weight_decay", "mixup", "proximal_mu", "target_epsilon", "noise_multiplier", "statistics_noise"),
+        (lambda v: v >= 0, "can't be negative"),
+    ),
+    **dict.fromkeys(("delta", "clipping_quantile"), (lambda v: 0 < v < 1, "must lie in (0, 1)")),
     "participation": (lambda v: 0 < v <= 1, "must lie in (0, 1]"),
     "validation_share": (lambda v: 0 < v <= 0.5, "must lie in (0, 0.5]"),
 }
@@ -201,6 +274,11 @@ _MATTERS = {  # key -> whether it has an effect in this plan
     "proximal_mu": lambda plan: plan.strategy == "fedprox",
     "scaffold_option": lambda plan: plan.strategy == "scaffold",
     "validation_share": lambda plan: plan.patience > 0,
+    **dict.fromkeys(("pixel_mean", "pixel_std"), lambda plan: plan.pixel_statistics == "public"),
+    **dict.fromkeys(PRIVATE_KEYS, lambda plan: plan.privacy != "none"),
+    "clipping_quantile": lambda plan: plan.privacy != "none" and plan.clipping == "adaptive",
+    "target_epsilon": lambda plan: plan.privacy != "none" and plan.target_epsilon > 0,
+    "noise_multiplier": lambda plan: plan.privacy != "none" and plan.noise_multiplier > 0,
     **{
         f"server_{name}": lambda plan: plan.strategy in ("fedadam", "fedyogi")
         for name in ("learning_rate", "beta1", "beta2", "tau")
@@ -219,9 +297,11 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         if isinstance(value, str) or not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
             raise KitError(f"{name} is {value!r}; it must be a list of names.")
         return tuple(value)
+    if hint is str and isinstance(value, str):
+        return value
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300:
         return float(value)
-    article = {"int": "a whole number", "float": "a finite number"}[hint.__name__]
+    article = {"int": "a whole number", "float": "a finite number", "str": "a text"}[hint.__name__]
     raise KitError(f"{name} is {value!r}; it must be {article}.")

@@ -23,7 +23,7 @@ def pooled_statistics(plan: TrainingPlan, sites: Sequence[Site], aggregator: Agg
     Returns: the model, and the number of all training films.
     Raises: KitError if all pixels are equal, or a site is missing from the sum.
     """
-    total = _sum_over_all("pixel statistics", {site.name: site.pixel_sums() for site in sites}, PIXEL_FIELDS, aggregator)
+    total = sum_over_all("pixel statistics", {site.name: site.pixel_sums() for site in sites}, PIXEL_FIELDS, aggregator)
     mean = float(total["sum"] / total["pixels"])
     variance = float(total["sum_of_squares"] / total["pixels"]) - mean**2
     if variance < 1e-7:  # float32 squares of equal pixels differ by less
@@ -37,20 +37,34 @@ def balanced_weights(sites: Sequence[Site], aggregator: Aggregator) -> torch.Ten
     Returns: float [classes]; 0 for a label that nobody has.
     """
     contributions = {site.name: site.class_counts() for site in sites}
-    counts = _sum_over_all("class counts", contributions, COUNT_FIELDS, aggregator)["films"]
+    counts = sum_over_all("class counts", contributions, COUNT_FIELDS, aggregator)["films"]
     occurring = counts > 0
     weights = counts.sum() / (occurring.sum() * counts.clamp(min=1))
     return torch.where(occurring, weights, 0).to(torch.get_default_dtype())
+
+
+def weight_bound(plan: TrainingPlan, sites: Sequence[Site], aggregator: Aggregator, films: int | None) -> float:
+    """W, the sum of all sites' weights, at least 1: the bound of what any of them sends.
+
+    Args:
+        films: the number of all training films, where another sum has told it.
+    """
+    if plan.weighting == "uniform":
+        return float(len(sites))
+    if plan.weighting == "films" and films is not None:
+        return max(films, 1.0)
+    weights = {site.name: {"films": torch.tensor(site.weight(plan), dtype=torch.float64)} for site in sites}
+    return max(float(sum_over_all("weights", weights, COUNT_FIELDS, aggregator)["films"]), 1.0)
 
 
 def weight_of_all(plan: TrainingPlan, sites: Sequence[Site], aggregator: Aggregator, largest: float) -> float:
     """The sum of all sites' weights, none above `largest`, whether a round draws them or not."""
     weights = {site.name: {"weight": torch.tensor(site.weight(plan), dtype=torch.float64)} for site in sites}
     fields = update_fields(["weight"], largest, len(sites))
-    return float(_sum_over_all("weights of all sites", weights, fields, aggregator)["weight"])
+    return float(sum_over_all("weights of all sites", weights, fields, aggregator)["weight"])
 
 
-def _sum_over_all(
+def sum_over_all(
     purpose: str, contributions: Mapping[str, Contribution], fields: Mapping[str, Field], aggregator: Aggregator
 ) -> dict[str, torch.Tensor]:
     """A sum that is wrong, and spoils the whole run, if anybody is missing."""

@@ -21,6 +21,8 @@ class Round:
         site that is in it, why it isn't in the validation loss.
     validation_loss: mean over the validation films of all sites, in nats; None where the plan doesn't stop early, or
         where a site's answer is missing.
+    epsilons: site -> what its ledger came to after the round, under differential privacy; losses are empty then.
+    ledger_heads: site -> the last entry of its ledger, by which an older copy would be known.
     """
 
     number: int
@@ -30,6 +32,8 @@ class Round:
     update_bytes: int
     absent: dict[str, str] = field(default_factory=dict)
     validation_loss: float | None = None
+    epsilons: dict[str, float] = field(default_factory=dict)
+    ledger_heads: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class TrainingRun:
     best_round: the round whose model it is: the last, or the best where the plan stops early.
     notes: a sentence each on what a reader should know (a damaged checkpoint that was passed over).
     transcript: what the server saw, since the run began or was taken up again.
+    epsilons: site -> epsilon of its ledger, for its own patients at the plan's delta; empty without differential
+        privacy. Hospitals have different patients, so they don't add up: the largest is the run's.
     """
 
     plan: TrainingPlan
@@ -49,6 +55,12 @@ class TrainingRun:
     best_round: int
     notes: tuple[str, ...] = ()
     transcript: Transcript = field(default_factory=Transcript, repr=False)
+    epsilons: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def largest_epsilon(self) -> float | None:
+        """The epsilon that holds for every patient of every hospital; None without differential privacy."""
+        return max(self.epsilons.values(), default=None)
 
     @property
     def model(self) -> TrainedModel:

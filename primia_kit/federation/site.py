@@ -19,7 +19,9 @@ from .device import CPU, Device
 from .local import model_input, train_locally
 from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
 from .plan import TrainingPlan
+from .private import count_units, train_privately
 from .strategies import LOCAL_RULES
+from .trainable import freeze, head_inputs, trained_head
 
 RESERVED = ("all", "own", "everywhere")  # names of sums and means in `Comparison.results`
 
@@ -60,6 +62,21 @@ class Site:
         if len(self.train) < 2 and plan.norm == "batch":
             why = f", as {held} are set aside for validation" if held else ""
             raise KitError(f'Site {self.name} has a single training film{why}; BatchNorm needs two. Use norm="group".')
+        if plan.private:
+            self._check_privacy(plan)
+
+    def _check_privacy(self, plan: TrainingPlan) -> None:
+        units = count_units(self.train, plan.privacy)
+        if units < plan.batch_size:
+            raise KitError(
+                f"Site {self.name} has {units} {plan.privacy}s to train on, and batch_size, the number expected in a private "
+                f"step, is {plan.batch_size}: lower it, or leave the site out."
+            )
+        if plan.delta > 1 / (10 * units) * (1 + 1e-9):
+            raise KitError(
+                f"delta is {plan.delta:g}; for the {units} {plan.privacy}s of site {self.name} it may be {1 / (10 * units):.3g} "
+                "at most, a tenth of one in their number, since it's the chance that the promise doesn't hold at all."
+            )
 
     def with_validation(self, plan: TrainingPlan) -> Site:
         """The site with validation films of its own, if the plan stops early; else itself.
@@ -79,6 +96,8 @@ class Site:
 
     def weight(self, plan: TrainingPlan) -> float:
         """The site's weight in averages."""
+        if plan.weighting == "patients":
+            return float(len(set(self.train.patients)))
         return float(len(self.train)) if plan.weighting == "films" else 1.0
 
     def pixel_sums(self) -> Tensors:
@@ -109,15 +128,21 @@ class Site:
             on_step: see `train_locally`.
 
         Returns: the contribution to the round's sum, float32, which goes through the aggregator: the weight
-        under "weight", weight * (local - global) under each parameter's name, and what the strategy adds; and
-        the number of steps and the mean loss, which the server gets in clear to show progress.
+        under "weight", weight * (local - global) under each trained parameter's name, and what the strategy adds; and
+        the number of steps and the mean loss, which the server gets in clear to show progress. Of a private plan (see
+        `train_privately`; memory has the ledger) it gets the steps and the ledger's head, and no loss.
         """
         network = _workspace(task, device.kind)
         memory = memory if memory is not None else SiteMemory()
         rule = LOCAL_RULES[task.plan.strategy](task, memory, network)
-        training = train_locally(
-            network, self.train, task, site=self.name, rule=rule, memory=memory, device=device, on_step=on_step
-        )
+        head = trained_head(network, task.plan)
+        if head is not None and memory.features is None:  # for the whole run: what is frozen doesn't change
+            memory.features = head_inputs(network, self.train, task.spec, model_input, device)
+        train = train_privately if task.plan.private else train_locally
+        training = train(
+            network, self.train, task, site=self.name, rule=rule, memory=memory, device=device,
+            features=None if head is None else memory.features, on_step=on_step,
+        )  # fmt: skip
         return rule.contribution(self.weight(task.plan)), training
 
     @torch.no_grad()
@@ -179,10 +204,11 @@ def _workspace(task: RoundTask, device: str) -> nn.Module:
 
     The next site overwrites every parameter and buffer with the global ones.
     """
-    if getattr(_workspaces, "made_for", None) != (task.spec, device):
+    made_for = task.spec, task.plan.frozen, device
+    if getattr(_workspaces, "made_for", None) != made_for:
         network = task.spec.build_with(task.weights)  # draws nothing: the generator belongs to no thread
-        _workspaces.network = network.to(device, memory_format=torch.channels_last)
-        _workspaces.made_for = (task.spec, device)
+        _workspaces.network = freeze(network, task.plan).to(device, memory_format=torch.channels_last)
+        _workspaces.made_for = made_for
     return _workspaces.network
 
 

@@ -25,6 +25,7 @@ from torch import nn
 
 from .messages import RoundTask, SiteMemory, Tensors
 from .plan import TrainingPlan
+from .trainable import trainable, trained_names
 
 CONTROL = "control."  # prefix of the parts that hold control variates
 
@@ -44,6 +45,7 @@ class LocalRule:
     def __init__(self, task: RoundTask, memory: SiteMemory, network: nn.Module):
         self.task, self.memory, self.network = task, memory, network
         network.load_state_dict(self.start())
+        self.trained = trained_names(network)
 
     def start(self) -> Mapping[str, torch.Tensor]:
         """The state dict that local training starts from."""
@@ -59,7 +61,7 @@ class LocalRule:
         """What the site sends through the aggregator: float32 tensors on the CPU."""
         parts = {"weight": torch.tensor(weight)}
         for name, local in self.network.state_dict().items():
-            if self.is_shared(name) and local.is_floating_point():
+            if name in self.trained and self.is_shared(name) and local.is_floating_point():
                 parts[name] = (local.cpu() - self.task.weights[name]) * weight
         return parts
 
@@ -76,11 +78,11 @@ class Proximal(LocalRule):
 
     def __init__(self, task: RoundTask, memory: SiteMemory, network: nn.Module):
         super().__init__(task, memory, network)
-        self.anchor = [parameter.detach().clone() for parameter in network.parameters()]
+        self.anchor = [parameter.detach().clone() for parameter in trainable(network).values()]
 
     @torch.no_grad()
     def adjust_gradients(self) -> None:
-        for y, x in zip(self.network.parameters(), self.anchor, strict=True):
+        for y, x in zip(trainable(self.network).values(), self.anchor, strict=True):
             y.grad.add_(y - x, alpha=self.task.plan.proximal_mu)
 
 
@@ -97,16 +99,16 @@ class ControlVariate(LocalRule):
 
     def __init__(self, task: RoundTask, memory: SiteMemory, network: nn.Module):
         super().__init__(task, memory, network)
-        names = [name for name, _ in network.named_parameters()]
+        names = list(trainable(network))
         device = next(network.parameters()).device
         self.own = {name: memory.kept.get(CONTROL + name, torch.zeros_like(task.control[name])) for name in names}
         self.correction = [(task.control[name] - self.own[name]).to(device) for name in names]
-        self.sums = [torch.zeros_like(parameter) for parameter in network.parameters()]
+        self.sums = [torch.zeros_like(parameter) for parameter in trainable(network).values()]
         self.steps = 0
 
     @torch.no_grad()
     def adjust_gradients(self) -> None:
-        for parameter, total, correction in zip(self.network.parameters(), self.sums, self.correction, strict=True):
+        for parameter, total, correction in zip(trainable(self.network).values(), self.sums, self.correction, strict=True):
             total.add_(parameter.grad)
             parameter.grad.add_(correction)
         self.steps += 1
@@ -165,7 +167,7 @@ class Average:
     """x <- x + Δ.
 
     Args:
-        network: as it starts; tells trainable parameters from buffers.
+        network: as it starts; tells trainable parameters from frozen ones and buffers.
         everyone: sum of the weights of all sites, drawn or not, where `needs_everyone`.
 
     state: what the server keeps from round to round, name -> tensor.
@@ -175,8 +177,8 @@ class Average:
 
     def __init__(self, plan: TrainingPlan, network: nn.Module, everyone: float | None = None):
         self.plan, self.everyone = plan, everyone
-        self.trainable = tuple(name for name, _ in network.named_parameters())
-        self.state: Tensors = self.first_state(dict(network.named_parameters()))
+        self.trainable = tuple(trainable(network))
+        self.state: Tensors = self.first_state(trainable(network))
 
     def first_state(self, parameters: Mapping[str, torch.Tensor]) -> Tensors:
         return {}
@@ -188,7 +190,7 @@ class Average:
     def step(self, weights: Tensors, total: Tensors) -> Tensors:
         """The new global weights from the round's sum."""
         weight = total["weight"]
-        # What wasn't sent stays: whole-number buffers (BatchNorm's counters mean nothing in an average), FedBN's layers.
+        # What wasn't sent stays: frozen layers, FedBN's, whole-number buffers (BatchNorm's counters mean nothing in an average).
         return {name: old + total[name] / weight if name in total else old for name, old in weights.items()}
 
 

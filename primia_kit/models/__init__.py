@@ -6,18 +6,19 @@ All are made of layers that encrypted inference can carry, and `torch.fx.symboli
 from .architectures import ARCHITECTURES, CLASSIFIERS, SEGMENTERS, SIZE_STEP, SMALLEST_FILM
 from .densenet import DenseNet, densenet121
 from .efficientnet import EfficientNetLite, efficientnet_lite0
-from .layers import NORMS, POOLS
+from .layers import FEATURE_NORMS, NORMS, POOLS, NormalisedLinear
 from .mobilenet import MobileNetV2, mobilenet_v2
-from .pretrained import feature_extractor, imagenet_weights, pretrained
+from .pretrained import feature_extractor, imagenet_weights, last_layer, pretrained
 from .resnet import ResNet, resnet9, resnet18, resnet34, resnet50
 from .small_cnn import SmallCNN, small_cnn
-from .trained import ModelSpec, TrainedModel, count_parameters, load_model
+from .trained import ModelSpec, TrainedModel, count_parameters, load_model, weights_sha256
 from .unet import UPSAMPLINGS, UNet, unet
 from .vgg import VGG16, vgg16
 
 __all__ = [
     "ARCHITECTURES",
     "CLASSIFIERS",
+    "FEATURE_NORMS",
     "NORMS",
     "POOLS",
     "SEGMENTERS",
@@ -29,6 +30,7 @@ __all__ = [
     "EfficientNetLite",
     "MobileNetV2",
     "ModelSpec",
+    "NormalisedLinear",
     "ResNet",
     "SmallCNN",
     "TrainedModel",
@@ -38,6 +40,7 @@ __all__ = [
     "efficientnet_lite0",
     "feature_extractor",
     "imagenet_weights",
+    "last_layer",
     "load_model",
     "mobilenet_v2",
     "pretrained",
@@ -48,4 +51,5 @@ __all__ = [
     "small_cnn",
     "unet",
     "vgg16",
+    "weights_sha256",
 ]  # fmt: skip

@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..errors import KitError, nearest
 
 NORMS = ("batch", "group", "none")
 POOLS = ("max", "avg")
+FEATURE_NORMS = ("none", "l2")
 
 
 def make_norm(norm: str, eps: float = 1e-5) -> Callable[[int], nn.Module]:
@@ -36,6 +39,13 @@ def make_pool(pool: str) -> Callable[..., nn.Module]:
     if pool == "avg":
         return nn.AvgPool2d
     raise KitError(f"Unknown pool {pool!r}{nearest(pool, POOLS)}; there are {', '.join(POOLS)}.")
+
+
+class NormalisedLinear(nn.Linear):
+    """A linear layer of its input at length 1: x / |x|, film by film; its parameters' names are a linear layer's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.normalize(x, dim=-1))
 
 
 def initialise_convolutions(network: nn.Module, fan: str = "fan_out") -> None:

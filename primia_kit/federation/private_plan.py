@@ -1,0 +1,62 @@
+"""What a plan must be, so that everything in it that looks at films is charged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import KitError
+
+if TYPE_CHECKING:
+    from .plan import TrainingPlan
+
+PRIVATE_KEYS = (
+    "target_epsilon", "noise_multiplier", "delta", "clipping_norm", "clipping", "clipping_quantile", "virtual_batch",
+    "augmentation_multiplicity", "statistics_noise",
+)  # fmt: skip
+
+
+def check_privacy(plan: TrainingPlan) -> None:
+    """Refuse what differential privacy doesn't cover in this kit.
+
+    Allowed as they are: FedProx (its pull is added after the noise), SCAFFOLD's option II (c_i is a mean of noised
+    gradients), FedAdam and FedYogi (they see the sums of what the sites send), momentum, weight decay and `ema`: all
+    are functions of what is noised already (post-processing).
+
+    Raises: KitError, a sentence on the first thing that isn't charged.
+    """
+    if not plan.private:
+        if plan.pixel_statistics == "private":
+            raise KitError('pixel_statistics is "private", and privacy is "none": use "exact", or set privacy="patient".')
+        return
+    if (plan.target_epsilon > 0) == (plan.noise_multiplier > 0):
+        raise KitError(
+            f"target_epsilon is {plan.target_epsilon:g} and noise_multiplier {plan.noise_multiplier:g}: a private run needs "
+            "exactly one of them, the other 0."
+        )
+    unit, wanted = plan.privacy, plan.class_weights == "balanced" or plan.pixel_statistics == "private"
+    refused = (
+        (plan.mixup > 0, f"mixup is {plan.mixup:g}: a film that is blended into others reaches more gradients than its own, "
+         "so clipping doesn't bound it. Set mixup=0."),
+        (plan.strategy == "scaffold" and plan.scaffold_option == "I",
+         'scaffold_option "I" sends a gradient over all films without noise: use scaffold_option="II".'),
+        (plan.strategy == "fedbn", 'strategy "fedbn" trains BatchNorm layers, which mix the films of a batch: use another '
+         'strategy and norm="group".'),
+        (plan.norm == "batch" and not (plan.frozen and plan.start), 'norm is "batch": BatchNorm mixes the films of a batch, and '
+         'its statistics are of private films. Use norm="group", or freeze all its layers (frozen) at a public start (start).'),
+        (plan.patience > 0, f"patience is {plan.patience}: stopping early looks at validation films, which isn't charged. "
+         "Set patience=0 and fix the rounds."),
+        (plan.pixel_statistics == "exact", 'pixel_statistics is "exact", and they are of private films: use "public" with '
+         'pixel_mean and pixel_std that are known without them, or "private" with statistics_noise.'),
+        (unit == "patient" and plan.weighting == "films", 'weighting is "films", and the exact number of films tells of a '
+         'patient: use "patients", which is a public number, or "uniform".'),
+        (wanted and not plan.statistics_noise, f'class_weights "{plan.class_weights}" and pixel_statistics '
+         f'"{plan.pixel_statistics}" look at private films, and statistics_noise is 0: give it a noise multiplier to be charged, '
+         'or use class_weights="none" and pixel_statistics="public".'),
+        (plan.statistics_noise > 0 and not wanted, f"statistics_noise is {plan.statistics_noise:g}, and no statistic is asked "
+         'for: set it to 0, or class_weights="balanced" or pixel_statistics="private".'),
+        (plan.augmentation_multiplicity > 1 and plan.augmentation == "none", f"augmentation_multiplicity is "
+         f'{plan.augmentation_multiplicity}, and augmentation is "none": all copies would be equal. Set one or the other.'),
+    )  # fmt: skip
+    for holds, sentence in refused:
+        if holds:
+            raise KitError(sentence)
