@@ -1,0 +1,109 @@
+"""What can be released about a hospital's patients, as an accountant sees it.
+
+Every mechanism is for neighbours that differ by one unit (a patient, unless the ledger says otherwise) that is there or
+isn't, "add or remove one"; its noise multiplier is the noise's standard deviation divided by the most that one unit
+changes the released sum in L2 norm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from ..errors import KitError, nearest
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+_KINDS: dict[str, type[Mechanism]] = {}
+
+
+class Mechanism:
+    """One release. A subclass is a frozen dataclass of numbers with a `kind` of its own, which ledgers store."""
+
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        _KINDS[cls.kind] = cls
+
+    @property
+    def is_private(self) -> bool:
+        """False if the release has no noise, so that its ε is infinite."""
+        raise NotImplementedError
+
+    def event(self) -> DpEvent:
+        """For dp-accounting's accountants."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, str | float]:
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Gaussian(Mechanism):
+    """A sum over all units, with Gaussian noise (Dwork & Roth 2014, Appendix A).
+
+    noise_multiplier: at least 0; 0 is a release without noise.
+    """
+
+    kind: ClassVar[str] = "gaussian"
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        _check_noise(self.noise_multiplier)
+
+    @property
+    def is_private(self) -> bool:
+        return self.noise_multiplier > 0
+
+    def event(self) -> DpEvent:
+        from dp_accounting import GaussianDpEvent
+
+        return GaussianDpEvent(self.noise_multiplier)
+
+
+@dataclass(frozen=True)
+class SampledGaussian(Mechanism):
+    """A step of DP-SGD: a sum over a Poisson sample of the units, with Gaussian noise (Abadi et al. 2016).
+
+    sampling_rate: the chance of each unit to be in the sample, above 0 and at most 1.
+    noise_multiplier: σ / C, at least 0, where C is the norm to which each unit's gradient is clipped.
+    """
+
+    kind: ClassVar[str] = "sampled_gaussian"
+    sampling_rate: float
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sampling_rate <= 1:
+            raise KitError(f"The sampling rate is {self.sampling_rate:g}; it's a probability above 0 and at most 1.")
+        _check_noise(self.noise_multiplier)
+
+    @property
+    def is_private(self) -> bool:
+        return self.noise_multiplier > 0
+
+    def event(self) -> DpEvent:
+        from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+
+        gaussian = GaussianDpEvent(self.noise_multiplier)
+        return gaussian if self.sampling_rate == 1 else PoissonSampledDpEvent(self.sampling_rate, gaussian)
+
+
+def mechanism_from_dict(stored: Mapping[str, object]) -> Mechanism:
+    """The mechanism that `to_dict` was called of. Raises: KitError for a kind or numbers that aren't known."""
+    numbers = dict(stored)
+    kind = str(numbers.pop("kind", ""))
+    if kind not in _KINDS:
+        raise KitError(f"There is no mechanism {kind!r}{nearest(kind, _KINDS)}; there are {', '.join(sorted(_KINDS))}.")
+    try:
+        return _KINDS[kind](**numbers)
+    except TypeError as error:
+        raise KitError(f"A stored {kind} mechanism has other numbers than this version of the kit knows: {error}.") from error
+
+
+def _check_noise(multiplier: float) -> None:
+    if not 0 <= multiplier < math.inf:
+        raise KitError(f"The noise multiplier is {multiplier:g}; it's a finite number, 0 (no noise) or above.")
