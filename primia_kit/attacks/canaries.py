@@ -8,10 +8,10 @@ touches the weights of feature i alone (a "Dirac canary"; Nasr et al. 2023, arXi
 the clipping is on trial, too. Differential privacy promises to hide any patient, so also these.
 
 The auditor sees all that a hospital's training computes after the noise: the weights W_t and the noised sums G_t of every
-step (white box). It knows what each canary's clipped gradient u would be at W_t, and scores by the likelihood ratio of
-"in" against "out":
+step (white box), and it knows the hospital's other patients. So it knows what each canary's clipped gradient u and the
+others' mean part R_t would be at W_t, and scores by the likelihood ratio of "in" against "out":
 
-    sum over t of log(1 - q + q exp((<G_t, u> - |u|^2 / 2) / (z C)^2))
+    sum over t of log(1 - q + q exp((<G_t - R_t, u> - |u|^2 / 2) / (z C)^2))
 
 A canary that is out has no film but counts in N, which is public: in or out, q and B stay what they are.
 """
@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..data import FilmSet
+from ..data import FilmSet, pool_films
 from ..errors import KitError
 from ..federation.device import CPU
 from ..federation.local import model_input
@@ -37,6 +36,7 @@ from ..federation.private import SitePrivacy, Units, train_privately
 from ..federation.strategies import LOCAL_RULES
 from ..federation.trainable import freeze, head_inputs, trained_head
 from ..privacy import Ledger, NoiseSource, calibrate
+from ..privacy.gradients import HeadGradients
 from .audit import AuditResult, judge
 
 LOUDNESS = 10.0  # length of a canary's features, in C
@@ -78,25 +78,18 @@ def audit_training(
         raise KitError(f"{canaries} canaries need a feature each, and {plan.architecture} has {head.in_features}.")
 
     included = np.unpackbits(np.frombuffer(os.urandom(-(-canaries // 8)), np.uint8))[:canaries].astype(bool)
-    memory, names = SiteMemory(), [f"canary {i}" for i in range(canaries)]
-    own = FilmSet(torch.zeros(0, 1, plan.size, plan.size), torch.zeros(0, dtype=torch.int64), (), plan.classes, plan.geometry)
-    own = own if films is None else films
     auditor = _Auditor(head, canaries, LOUDNESS * plan.clipping_norm)
-    kept = torch.from_numpy(included)
-    everyone = replace(
-        own,
-        images=torch.cat([own.images, torch.zeros(int(kept.sum()), 1, plan.size, plan.size)]),
-        labels=torch.cat([own.labels, auditor.labels[kept]]),
-        patients=(*own.patients, *(name for name, here in zip(names, included, strict=True) if here)),
-    )
-    memory.units = Units(everyone, plan.privacy, absent=[name for name, here in zip(names, included, strict=True) if not here])
-    own_features = head_inputs(network, own, spec, model_input, CPU) if len(own) else torch.zeros(0, head.in_features)
-    memory.features = torch.cat([own_features, auditor.features[kept]])
-
+    everyone, out = _hospital(films, auditor.labels, included, plan)
+    memory = SiteMemory(units=Units(everyone, plan.privacy, absent=out), features=auditor.features[torch.from_numpy(included)])
     n = len(memory.units)
     q, steps = plan.sampling_rate(n), plan.private_steps(n)
     z = plan.noise_multiplier or calibrate(plan.target_epsilon, plan.delta, q, plan.rounds * steps)
     auditor.expect(q, plan.clipping_norm, z, n)
+    if films is not None:
+        features = head_inputs(network, films, spec, model_input, CPU)
+        memory.features = torch.cat([features, memory.features])
+        auditor.others = HeadGradients(features, films.labels, memory.units.owners[: len(films)] - len(out))
+
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     with tempfile.TemporaryDirectory(prefix="primia-audit-") as folder:
         ledger = Ledger.create(Path(folder) / "ledger", site="audit", delta=plan.delta, budget=None, patients=n)
@@ -111,11 +104,22 @@ def audit_training(
     return judge(auditor.scores.numpy(), included, plan.delta, claimed, guesses=guesses)
 
 
+def _hospital(films: FilmSet | None, labels: torch.Tensor, included: np.ndarray, plan: TrainingPlan) -> tuple[FilmSet, list[str]]:
+    """The hospital's films and, blank, those of the canaries that are in; the names of those that are out."""
+    inside, out = ([f"canary {i}" for i in np.flatnonzero(which)] for which in (included, ~included))
+    blank = torch.zeros(len(inside), 1, plan.size, plan.size)
+    canaries = FilmSet(blank, labels[torch.from_numpy(included)], tuple(inside), plan.classes, plan.geometry)
+    return canaries if films is None else pool_films([films, canaries]), out
+
+
 class _Auditor:
     """Hears every step's weights and noised sum, and keeps each canary's score.
 
     features: float32 [m, features]. labels: int64 [m], of the canaries, in or out. scores: float64 [m].
+    others: the hospital's own patients' gradients; None if it has none.
     """
+
+    others: HeadGradients | None = None
 
     def __init__(self, head: torch.nn.Linear, canaries: int, length: float):
         self.head, self.length = head, length
@@ -148,8 +152,12 @@ class _Auditor:
         errors = logits.softmax(1) - F.one_hot(self.labels, self.head.out_features)
         norms = errors.norm(dim=1) * (self.length**2 + (bias is not None)) ** 0.5
         factors = (self.clipping_norm / norms.clamp(min=1e-300)).clamp(max=1)
-        sums = self.expected * self.head.weight.grad[:, :m].T.double() * self.length
-        sums = sums if bias is None else sums + self.expected * bias.grad.double()
+        heard = {name: self.expected * parameter.grad for name, parameter in self.head.named_parameters()}
+        if self.others is not None:
+            everybody = torch.ones(len(self.others.films), dtype=torch.bool)
+            known = self.others(self.head, everybody, self.clipping_norm).sums
+            heard = {name: value - self.q * known[name] for name, value in heard.items()}
+        sums = heard["weight"][:, :m].T.double() * self.length + (0 if bias is None else heard["bias"].double())
         along, square = factors * (errors * sums).sum(1), (factors * norms).square()
         ratio = (along - square / 2) / self.deviation**2
         if self.q < 1:
