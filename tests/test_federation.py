@@ -164,7 +164,8 @@ def test_what_leaves_a_site(sites, small_plan):
     update, training = site.update(federation.task())
     floats = {name: w.shape for name, w in federation.weights.items() if w.is_floating_point()}
     assert {name: part.shape for name, part in update.items()} == {**floats, "weight": ()}
-    assert vars(training).keys() == {"steps", "loss"} and isinstance(training.loss, float)
+    assert vars(training).keys() == {"steps", "loss", "ledger_head", "epsilon"} and isinstance(training.loss, float)
+    assert training.ledger_head == "" and training.epsilon is None  # of private plans alone
 
 
 @pytest.mark.parametrize("name", ["", "all", "own", "everywhere", "St. Mary"])

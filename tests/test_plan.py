@@ -17,8 +17,12 @@ OTHER = {
     "momentum": 0.0, "weight_decay": 0.0, "augmentation": "none", "weighting": "uniform", "seed": 9,
     "sync_every": 7, "warmup": 0.1, "mixup": 0.2, "class_weights": "balanced", "strategy": "fedprox", "proximal_mu": 1.0,
     "scaffold_option": "I", "server_learning_rate": 0.1, "server_beta1": 0.5, "server_beta2": 0.5, "server_tau": 0.1,
-    "participation": 0.5, "min_sites": 3, "patience": 4, "validation_share": 0.1,
+    "participation": 0.5, "min_sites": 3, "patience": 4, "validation_share": 0.1, "frozen": ("layer1",), "start": "0f" * 32,
+    "feature_norm": "l2", "pixel_statistics": "public", "pixel_mean": 0.4, "pixel_std": 0.3, "target_epsilon": 3.0,
+    "noise_multiplier": 2.0, "delta": 1e-4, "clipping_norm": 0.5, "clipping": "adaptive", "clipping_quantile": 0.4,
+    "virtual_batch": 8, "augmentation_multiplicity": 3, "statistics_noise": 4.0,
 }  # fmt: skip
+PRIVATE = TrainingPlan(norm="group", weighting="patients", pixel_statistics="public", privacy="patient", noise_multiplier=1.0)
 
 
 def test_json_round_trip():
@@ -28,9 +32,11 @@ def test_json_round_trip():
 
 
 def test_every_key_changes_the_hash():
-    assert OTHER.keys() == {f.name for f in fields(TrainingPlan)}
-    hashes = {TrainingPlan().sha256} | {replace(TrainingPlan(), **{name: value}).sha256 for name, value in OTHER.items()}
-    assert len(hashes) == len(OTHER) + 1
+    assert OTHER.keys() | {"ema", "privacy"} == {f.name for f in fields(TrainingPlan)}  # which don't go with all others
+    changed = OTHER | {"ema": 0.9}
+    hashes = {TrainingPlan().sha256} | {replace(TrainingPlan(), **{name: value}).sha256 for name, value in changed.items()}
+    hashes |= {replace(PRIVATE, privacy=privacy).sha256 for privacy in ("none", "patient", "film")}
+    assert len(hashes) == len(changed) + 1 + 3
 
 
 def test_the_hash_is_that_of_canonical_json():
@@ -76,6 +82,14 @@ def test_an_unknown_key_names_the_nearest(key, nearest):
         ("classes", ["one"], "two different labels"),
         ("classes", ["a", "a"], "two different labels"),
         ("classes", [1, 2], "a list of names"),
+        ("start", 7, "a text"),
+        ("start", "abc", "64 hexadecimal digits"),
+        ("frozen", "body", "a list of names"),
+        ("ema", 1.0, r"\[0, 1\)"),
+        ("delta", 0, r"\(0, 1\)"),
+        ("noise_multiplier", -1, "negative"),
+        ("clipping_norm", 0, "above 0"),
+        ("privacy", "record", "one of none, patient, film"),
     ],
 )
 def test_a_wrong_value_is_a_sentence(key, value, sentence):
@@ -112,4 +126,5 @@ def test_the_learning_rate_is_a_function_of_the_round():
 
 def test_a_plan_prints_as_a_list_with_its_hash():
     text = str(TrainingPlan())
+    assert "delta" not in text and "delta" in str(PRIVATE) and "target_epsilon" not in str(PRIVATE)
     assert re.search(r"^rounds +20$", text, re.M) and text.endswith(TrainingPlan().sha256)

@@ -1,13 +1,14 @@
 """Differential privacy: what is released with noise, what it costs, a hospital's ledger of it, and the noise itself.
 
-Nothing here imports PyTorch, Opacus or dp-accounting until it is used.
+None of this imports PyTorch, Opacus or dp-accounting until it is used; `privacy.statistics` does.
 """
 
 from .accounting import calibrate, epsilon
-from .ledger import Entry, Ledger
+from .chain import Account, Entry
+from .ledger import Ledger
 from .mechanisms import Gaussian, Mechanism, SampledGaussian, mechanism_from_dict
 from .randomness import NoiseSource
 
 __all__ = [
-    "Entry", "Gaussian", "Ledger", "Mechanism", "NoiseSource", "SampledGaussian", "calibrate", "epsilon", "mechanism_from_dict",
+    "Account", "Entry", "Gaussian", "Ledger", "Mechanism", "NoiseSource", "SampledGaussian", "calibrate", "epsilon", "mechanism_from_dict",
 ]  # fmt: skip

@@ -125,6 +125,7 @@ class HeadGradients:
     """
 
     def __init__(self, features: torch.Tensor, labels: torch.Tensor, owners: torch.Tensor, class_weights=None):
+        features = torch.nan_to_num(features, 0, 0, 0)  # one patient's must not reach another's through a product
         self.features, self.labels, self.owners, self.class_weights = features, labels, owners, class_weights
         self.films = owners.bincount()  # n_p
         order = owners.argsort(stable=True)
@@ -193,9 +194,9 @@ def _by_owner(gradient: torch.Tensor, owners: torch.Tensor, shares: torch.Tensor
     """[n, *shape] -> [owners, *shape]: each owner's films, weighted by their shares and added up."""
     if len(owners) == int(owners[-1]) + 1 and bool((shares == 1).all()):
         return gradient
-    weights = torch.zeros(int(owners[-1]) + 1, len(owners), dtype=gradient.dtype, device=gradient.device)
-    weights[owners, torch.arange(len(owners))] = shares.to(gradient)
-    return torch.tensordot(weights, gradient, dims=1)
+    weighted = gradient * shares.to(gradient).view(-1, *[1] * (gradient.dim() - 1))
+    means = gradient.new_zeros(int(owners[-1]) + 1, *gradient.shape[1:])
+    return means.index_add_(0, owners.to(gradient.device), weighted)  # no product of matrices: 0 times infinity is no number
 
 
 def _chunks(patients: Iterable[tuple[torch.Tensor, torch.Tensor]], chunk: int) -> Iterator[tuple]:

@@ -69,7 +69,7 @@ class NoiseSource:
 
         1. g = 2^(⌊log2(std)⌋ - 32)
         2. k = round(value / g)
-        3. z = round(std · (n1 + n2) / √2 / g) for standard normal n = √(-2 ln u) cos(a) of two uniform words each (Box & Muller 1958)
+        3. z = round(std · (n1 + n2) / √2 / g) for n = √(-2 ln u) cos(a) of two uniform words each (Box & Muller 1958)
         4. (k + z) · g
 
         Step 2 changes a value by at most 2^-33 std, hence the norm of 10 million values by at most 4e-7 std.
