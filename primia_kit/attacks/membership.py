@@ -180,15 +180,18 @@ def rmia_scores(
        were trained on x would be surer, by a line from (p_out, 1) at a = 0 to (p_out, p_out) at a = 1.
     3. The score is the share of population films z with (p(x) / m(x)) / (p(z) / m(z)) >= gamma.
 
-    The score rises with p(x) / m(x) alone, so population and gamma say what a threshold means (the share of strangers
-    who would be taken for members) and which scores are told apart, and don't change the order of films otherwise.
+    4. Films with equal shares are put in order by p(x) / m(x), all of them below the next share.
+
+    The share rises with p(x) / m(x) and depends on nothing else of x. So population and gamma say what a score means (how
+    many strangers would be taken for members with x), and step 4, which isn't the paper's, saves the order from being lost
+    where the population is small or gamma beyond all ratios; the ROC then doesn't depend on either.
 
     Args:
         target: float64 [films], its confidence in each true label. references: float64 [references, films].
         out: bool [references, films], whether the reference was not trained on the film.
         population: bool [films], nobody's training films. a: in [0, 1]. gamma: above 0.
 
-    Returns: float64 [films] in [0, 1].
+    Returns: float64 [films] in (0, 1): (population films in step 3's share + a part below 1) / (population films + 1).
     Raises: KitError for a film that every reference was trained on, an empty population, or a parameter out of range.
     """
     if not 0 <= a <= 1 or not gamma > 0:
@@ -197,7 +200,8 @@ def rmia_scores(
         raise KitError("RMIA compares with films of a population that no model was trained on, and there are none.")
     mean_out = (references * out).sum(0) / _references_without(out, least=1)
     ratio = target / (((1 + a) * mean_out + 1 - a) / 2)
-    return np.searchsorted(np.sort(ratio[population]), ratio / gamma, side="right") / population.sum()
+    below = np.searchsorted(np.sort(ratio[population]), ratio / gamma, side="right")
+    return (below + ratio / (1 + ratio)) / (population.sum() + 1)
 
 
 def lira_scores(target: np.ndarray, references: np.ndarray, out: np.ndarray, population: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from ..attacks import AuditResult, MembershipResult
 from .style import BLUE, GRAY, HATCHES, MARKERS, PALETTE, RED, new_figure, shortened, without_frame
@@ -40,29 +39,25 @@ def membership_roc(results: Mapping[str, MembershipResult], *, bands: bool | Non
     axis.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.1))
     axis.set(xlabel="outsiders' films taken for members'", ylabel="members' films found")
     for side in (axis.xaxis, axis.yaxis):
-        side.set_major_formatter(PercentFormatter(1, decimals=None))
+        side.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     axis.grid(color="#DDDDDD", lw=0.6)
     axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return without_frame(figure)
 
 
 def audit_beside_ledger(results: Mapping[str, AuditResult]) -> Figure:
-    """A row an audit: the epsilons that it refutes, the one that the ledger claims, and what so many guesses could have refuted at
-    most. A claim that lies in the refuted part is false."""
+    """A row an audit: the epsilons that it refutes, the one that the ledger claims, and what so many guesses could have refuted
+    at most. A claim that lies in the refuted part is false."""
     figure = new_figure(7.6, 0.6 * len(results) + 1.3)
     axis = figure.subplots()
     reach = 1.15 * max((max(r.most, r.claimed if math.isfinite(r.claimed) else 0) for r in results.values()), default=1)
     for row, result in enumerate(results.values()):
         colour = RED if result.refuted else GRAY
         hatch = HATCHES[1] if result.refuted else HATCHES[0]
-        first = {"label": "refuted by the audit" if not row else None}
-        axis.barh(row, result.bound, 0.5, color=colour, alpha=0.45, hatch=hatch, edgecolor="white", **first)
-        axis.plot(
-            [result.most] * 2, [row - 0.3, row + 0.3], ":", color="black", lw=1.2, label=None if row else "most it could prove"
-        )
-        axis.plot(
-            min(result.claimed, reach), row, "D", color=BLUE, ms=8, mec="white", label=None if row else "claimed by the ledger"
-        )
+        names = ("refuted by the audit", "most it could prove", "claimed by the ledger") if not row else (None,) * 3
+        axis.barh(row, result.bound, 0.5, color=colour, alpha=0.45, hatch=hatch, edgecolor="white", label=names[0])
+        axis.plot([result.most] * 2, [row - 0.3, row + 0.3], ":", color="black", lw=1.2, label=names[1])
+        axis.plot(min(result.claimed, reach), row, "D", color=BLUE, ms=8, mec="white", label=names[2])
         verdict = "claim refuted" if result.refuted else "no contradiction"
         told = f"{result.right} of {result.guesses} right: {verdict}"
         axis.annotate(told, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
