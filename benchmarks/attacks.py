@@ -9,7 +9,7 @@ folder), and attacked with a tenth of the patients as the population. TPR and AU
 
 Audits: 500 canaries on the last layer, epsilon about 2, each trained, guessed and bounded anew.
 
-    python benchmarks/attacks.py [--json] [--victims overfitted stopped 8 2] [--references 4] [--audits 100]
+    python benchmarks/attacks.py [--json] [--victims overfitted stopped 8 2] [--size 32] [--references 4] [--audits 100]
 """
 
 import argparse
@@ -53,9 +53,9 @@ def bounds(interval: Interval) -> list[float]:
     return [interval.value, interval.low, interval.high]
 
 
-def membership(name: str, films, references: int) -> dict:
+def membership(plan: TrainingPlan, films, references: int, name: str) -> dict:
     start = time.perf_counter()
-    game, _ = train_game(victim(name), films, references=references)
+    game, _ = train_game(plan, films, references=references)
     seconds = time.perf_counter() - start
     attacks = [attack for attack in ("loss", "rmia", "lira") if attack != "lira" or references >= 4]
     results = {attack: game.attack(attack) for attack in attacks}
@@ -95,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--victims", nargs="*", default=["overfitted", "stopped", "8", "2"], help="names, or epsilons")
+    parser.add_argument("--size", type=int, default=32, help="side of the films in pixels; 64 takes four times as long")
     parser.add_argument("--references", type=int, default=4, help="reference models, an even number; LiRA takes 4")
     parser.add_argument("--audits", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
@@ -104,8 +105,9 @@ def main() -> None:
     result: dict = {}
     if options.victims:
         manifest = read_folder(Path(os.environ["PRIMIA_DATA"]) / "kermany224").select(split="train")
-        films = load_films(manifest, size=CNN.size, geometry=CNN.geometry)
-        result["membership"] = {name: membership(name, films, options.references) for name in options.victims}
+        films = load_films(manifest, size=options.size, geometry=CNN.geometry)
+        plans = {name: replace(victim(name), size=options.size) for name in options.victims}
+        result["membership"] = {name: membership(plan, films, options.references, name) for name, plan in plans.items()}
     if options.audits:
         result["audits"] = audits(options.audits)
     if options.json:

@@ -19,6 +19,7 @@ from primia_kit.federation import Comparison, compare, federate, pool_sites
 from primia_kit.figures.evaluation import _looks
 from primia_kit.inference.parties.events import LayerEvent
 from primia_kit.mpc import Ring
+from primia_kit.privacy import Gaussian, Ledger
 
 
 @pytest.fixture(scope="module")
@@ -317,3 +318,19 @@ def test_an_audit_stands_beside_the_ledger():
     (axis,) = figure.axes
     assert [bar.get_width() for bar in axis.patches] == [honest.bound, broken.bound]
     assert "66 of 100 right: no contradiction" in [text.get_text() for text in axis.texts]
+
+
+def test_epsilon_over_rounds_draws_each_hospital_and_its_budget(tmp_path):
+    ledgers = []
+    for site, budget in (("A", 8.0), ("B", 8.0), ("C", None)):
+        ledger = Ledger.create(tmp_path / site, site=site, delta=1e-4, budget=budget, patients=500)
+        for number in range(len(ledgers)):
+            ledger.spend(Gaussian(2.0), purpose=f"round {number + 1}")
+        ledgers.append(ledger)
+    figure = figures.epsilon_over_rounds(ledgers)
+    drawn(figure)
+    lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
+    assert [len(line.get_xdata()) for line in lines] == [1, 2, 3]
+    assert lines[2].get_ydata()[-1] == ledgers[2].epsilon()
+    assert [text.get_text() for text in figure.axes[0].texts] == ["budget of A, B"]
+    drawn(figures.epsilon_over_rounds([]))

@@ -175,11 +175,12 @@ def test_a_network_that_learned_by_heart_betrays_its_patients(one_thread):
     images, labels = torch.rand(120, 1, 16, 16, generator=generator), torch.randint(0, 2, (120,), generator=generator)
     films = FilmSet(images, labels, tuple(f"p{i // 2}" for i in range(120)), ("a", "b"), "pad")
     plan = TrainingPlan(
-        classes=("a", "b"), architecture="small_cnn", norm="none", size=16, rounds=25, batch_size=8, learning_rate=0.03,
+        classes=("a", "b"), architecture="small_cnn", norm="none", size=16, rounds=40, batch_size=8, learning_rate=0.02,
         augmentation="none",
     )  # fmt: skip
     played, _ = train_game(plan, films, references=2, seed=1)
-    assert played.attack("rmia", resamples=100).auc.low > 0.8
+    assert played.confidences[0, played.members[0]].min() > 0.5  # learned by heart
+    assert played.attack("rmia", resamples=100).auc.low > 0.75
     short = replace(plan, rounds=1)
     (once, models), (again, _) = (train_game(short, films, references=2, seed=1) for _ in range(2))
     assert len(models) == 1 and np.array_equal(once.confidences, again.confidences)

@@ -17,6 +17,7 @@ the same reason dropout is refused: its masks are drawn for the batch.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,10 +88,11 @@ class SitePrivacy:
         return SampledGaussian(plan.sampling_rate(units), self.noise_multiplier)
 
     def affords(self, plan: TrainingPlan, units: int) -> bool:
-        """Whether the ledger's budget allows another round."""
+        """Whether another round stays within the plan's target and the ledger's budget."""
         account = self.ledger.account
+        limit = min(plan.target_epsilon or math.inf, account.budget or math.inf)
         spends = [*self.ledger.history, (self.mechanism(plan, units), plan.private_steps(units))]
-        return account.budget is None or epsilon(spends, account.delta) <= account.budget
+        return limit == math.inf or epsilon(spends, account.delta) <= limit
 
 
 def open_privacy(
@@ -172,6 +174,8 @@ def train_privately(
     multiplier = adaptive.gradient_multiplier if adaptive else privacy.noise_multiplier
     clipping_norm = memory.clipping_norm or plan.clipping_norm
 
+    if not privacy.affords(plan, len(units)):
+        raise KitError(f"Site {site}'s privacy budget doesn't allow round {number}: {privacy.ledger.epsilon():.4g} is spent.")
     privacy.ledger.spend(privacy.mechanism(plan, len(units)), steps, purpose=f"round {number}", run=plan.sha256)
     optimizer = make_optimizer(network, plan)
     for index in range(steps):

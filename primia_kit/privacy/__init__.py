@@ -10,5 +10,6 @@ from .mechanisms import Gaussian, Mechanism, SampledGaussian, mechanism_from_dic
 from .randomness import NoiseSource
 
 __all__ = [
-    "Account", "Entry", "Gaussian", "Ledger", "Mechanism", "NoiseSource", "SampledGaussian", "calibrate", "epsilon", "mechanism_from_dict",
+    "Account", "Entry", "Gaussian", "Ledger", "Mechanism", "NoiseSource", "SampledGaussian", "calibrate", "epsilon",
+    "mechanism_from_dict",
 ]  # fmt: skip

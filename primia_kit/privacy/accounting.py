@@ -18,6 +18,7 @@ from .mechanisms import Gaussian, Mechanism, SampledGaussian
 ACCOUNTANTS = ("pld", "prv", "rdp")
 History = Sequence[tuple[Mechanism, int]]  # what was released, and how often
 _ORDERS = (*range(2, 64), 80, 128, 256, 512, 1024)  # whole ones alone: at others the sum may fail to converge
+_HOPELESS = 4096.0  # an ε that promises nothing, and isn't worth a tighter bound
 
 
 def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
@@ -116,7 +117,10 @@ def _pld(counts: Sequence[tuple[Mechanism, int]], delta: float) -> float:
     # number of steps doesn't raise is right to three digits, and takes 0.1 to 1 s.
     steps = sum(count for _, count in counts)
     fraction = 2.0**-13 / max(1.0, math.sqrt(steps / 10_000))
-    interval = 2.0 ** math.floor(math.log2(max(_rdp(counts, delta), 1e-9) * fraction))
+    bound = _rdp(counts, delta)
+    if bound > _HOPELESS:
+        return bound
+    interval = 2.0 ** math.floor(math.log2(max(bound, 1e-9) * fraction))
     accountant = PLDAccountant(value_discretization_interval=interval)
     for mechanism, count in counts:
         accountant.compose(mechanism.event(), count)
