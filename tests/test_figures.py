@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from primia_kit import figures
-from primia_kit.attacks import link_films
+from primia_kit.attacks import AuditResult, MembershipGame, link_films, split_patients
 from primia_kit.data import dicom_steps, load_films
 from primia_kit.evaluation import Predictions
 from primia_kit.federation import Comparison, compare, federate, pool_sites
@@ -294,6 +294,30 @@ def test_layer_costs_and_opened_values_and_agreement():
     figure = figures.agreement(np.eye(3), np.eye(3) + 0.25, ("a", "b", "c"))
     drawn(figure)
     assert all((line.get_ydata() == 0.25).all() for line in figure.axes[1].lines[:3])
+
+
+def test_membership_rocs_on_log_axes():
+    random = np.random.default_rng(0)
+    halves = split_patients(tuple(map(str, range(400))), references=4, population=0.2)
+    confidences = 1 / (1 + np.exp(-random.normal(size=(5, 400)) - halves.members))
+    game = MembershipGame(confidences, halves.members, halves.population, tuple(map(str, range(400))))
+    results = {attack: game.attack(attack, resamples=50) for attack in ("loss", "rmia", "lira")}
+    figure = figures.membership_roc(results)
+    drawn(figure)
+    (axis,) = figure.axes
+    assert axis.get_xscale() == axis.get_yscale() == "log" and len(axis.collections) == 3
+    shown = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert shown[1] == f"rmia, AUC {results['rmia'].auc}"
+    drawn(figures.membership_roc(dict.fromkeys("abcde", results["loss"])))
+
+
+def test_an_audit_stands_beside_the_ledger():
+    honest, broken = (AuditResult(500, 100, right, 1e-5, claimed) for right, claimed in ((66, 2.0), (100, float("inf"))))
+    figure = figures.audit_beside_ledger({"honest": honest, "no noise": broken})
+    drawn(figure)
+    (axis,) = figure.axes
+    assert [bar.get_width() for bar in axis.patches] == [honest.bound, broken.bound]
+    assert "66 of 100 right: no contradiction" in [text.get_text() for text in axis.texts]
 
 
 def test_epsilon_over_rounds_draws_each_hospital_and_its_budget(tmp_path):

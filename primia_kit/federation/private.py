@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,9 +45,11 @@ class Units:
 
     names: of the units, in the order of the films; they decide augmentation and don't leave the site.
     owners: the unit of each film, int64 [n].
+    present: bool [units], False for those of whom there is no film. They count in N, which is public and mustn't tell
+        who is there, and add nothing to any sum: to an audit, a canary that isn't in.
     """
 
-    def __init__(self, films: FilmSet, privacy: str):
+    def __init__(self, films: FilmSet, privacy: str, absent: Sequence[str] = ()):
         if privacy == "film":  # by content: another film's going mustn't rename it
             keys = [hashlib.sha256(film.contiguous().numpy()).hexdigest() for film in films.images]
             self.names, self.owners = keys, torch.arange(len(films))
@@ -55,6 +57,8 @@ class Units:
             self.names = list(dict.fromkeys(films.patients))
             number = {patient: i for i, patient in enumerate(self.names)}
             self.owners = torch.tensor([number[patient] for patient in films.patients])
+        self.names, self.owners = [*absent, *self.names], self.owners + len(absent)
+        self.present = torch.arange(len(self.names)) >= len(absent)
         order = self.owners.argsort(stable=True)
         self.films = order.split(self.owners.bincount(minlength=len(self.names)).tolist())  # unit -> its films
 
@@ -175,7 +179,7 @@ def train_privately(
     privacy.ledger.spend(privacy.mechanism(plan, len(units)), steps, purpose=f"round {number}", run=plan.sha256)
     optimizer = make_optimizer(network, plan)
     for index in range(steps):
-        sampled = torch.from_numpy(privacy.source.bernoulli(len(units), plan.sampling_rate(len(units))))
+        sampled = torch.from_numpy(privacy.source.bernoulli(len(units), plan.sampling_rate(len(units)))) & units.present
         clipped = step(sampled, index, clipping_norm)
         noised = noised_sum(clipped.sums, multiplier * clipping_norm, privacy.source)
         for group in optimizer.param_groups:

@@ -10,6 +10,7 @@ from .evaluation import (
 )
 from .films import contact_sheet, who_has_what
 from .flow import overview, what_moves
+from .membership import audit_beside_ledger, membership_roc
 from .mpc import agreement, fixed_point_wrap, layer_costs, opened_values, relu_of_shares, ring_pictures, truncation_errors
 from .pixels import exposures, film_steps, linked_films, side_by_side
 from .privacy import epsilon_over_rounds
@@ -19,9 +20,9 @@ from .sweeps import sweep_results
 from .training import learning_curves
 
 __all__ = [
-    "BLUE", "GRAY", "GREEN", "ORANGE", "PALETTE", "PURPLE", "RED", "agreement", "clear_and_masked", "confusion_matrices",
-    "contact_sheet", "epsilon_over_rounds", "exposures", "film_steps", "fixed_point_wrap", "gain_by_site", "layer_costs", "learning_curves",
-    "linked_films", "opened_values", "overview", "paired_differences", "reliability_diagram", "relu_of_shares",
-    "ring_pictures", "roc_curves", "side_by_side", "site_by_strategy", "sweep_results", "truncation_errors",
-    "two_shares_make_a_line", "what_moves", "who_has_what",
+    "BLUE", "GRAY", "GREEN", "ORANGE", "PALETTE", "PURPLE", "RED", "agreement", "audit_beside_ledger", "clear_and_masked",
+    "confusion_matrices", "contact_sheet", "epsilon_over_rounds", "exposures", "film_steps", "fixed_point_wrap",
+    "gain_by_site", "layer_costs", "learning_curves", "linked_films", "membership_roc", "opened_values", "overview",
+    "paired_differences", "reliability_diagram", "relu_of_shares", "ring_pictures", "roc_curves", "side_by_side",
+    "site_by_strategy", "sweep_results", "truncation_errors", "two_shares_make_a_line", "what_moves", "who_has_what",
 ]  # fmt: skip
