@@ -22,11 +22,13 @@ class Similarity:
     """Of each original film, a value; NaN and False where no reconstruction was left for it.
 
     psnr: in dB. ssim: in [-1, 1], 1 is equal. matched: of all candidates the film itself is the nearest.
+    images: which reconstruction is its, -1 for none.
     """
 
     psnr: tuple[float, ...]
     ssim: tuple[float, ...]
     matched: tuple[bool, ...]
+    images: tuple[int, ...]
 
     @property
     def match_rate(self) -> float:
@@ -84,16 +86,16 @@ def compare_films(images: torch.Tensor, originals: torch.Tensor, candidates: tor
     from scipy.optimize import linear_sum_assignment
 
     missing = [float("nan")] * len(originals)
-    ratios, structures, matched = list(missing), list(missing), [False] * len(originals)
+    ratios, structures, matched, which = list(missing), list(missing), [False] * len(originals), [-1] * len(originals)
     if len(images):
         own = _squared_errors(images, originals)
         rows, columns = linear_sum_assignment(own.numpy())
         others = _squared_errors(images[rows], candidates).min(1).values
         found = zip(columns, psnr(images[rows], originals[columns]), ssim(images[rows], originals[columns]), strict=True)
         for place, (film, ratio, structure) in enumerate(found):
-            ratios[film], structures[film] = float(ratio), float(structure)
+            ratios[film], structures[film], which[film] = float(ratio), float(structure), int(rows[place])
             matched[film] = bool(own[rows[place], film] <= others[place] + 1e-9)  # the film itself may be a candidate
-    return Similarity(tuple(ratios), tuple(structures), tuple(matched))
+    return Similarity(tuple(ratios), tuple(structures), tuple(matched), tuple(which))
 
 
 def _squared_errors(images: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
