@@ -91,10 +91,12 @@ def brightness(spec: ModelSpec, images: torch.Tensor) -> torch.Tensor:
     return spec.normalise(images).mean((1, 2, 3))
 
 
-def bin_edges(spec: ImprintSpec, mean: float, std: float) -> torch.Tensor:
-    """Lower edges of the bins, ascending: float32 [bins]. Films with normally distributed brightness fill them alike."""
+def bin_edges(spec: ImprintSpec, public: torch.Tensor) -> torch.Tensor:
+    """Lower edges of the bins, ascending: float32 [bins]. Films whose brightness is distributed normally, with the mean and
+    standard deviation of these [n, 1, size, size], fill all bins alike."""
+    values = brightness(spec, public).double()
     shares = (torch.arange(spec.bins, dtype=torch.float64) + 0.5) / spec.bins
-    return (mean + std * torch.special.ndtri(shares)).float()
+    return (values.mean() + values.std() * torch.special.ndtri(shares)).float()
 
 
 def imprint_weights(spec: ImprintSpec, public: torch.Tensor, *, spread: float = 20.0, seed: int = 0) -> Tensors:
@@ -111,11 +113,9 @@ def imprint_weights(spec: ImprintSpec, public: torch.Tensor, *, spread: float = 
         seed: decides the other layers' weights and `spread`'s direction.
     """
     weights, pixels = spec.build(seed).state_dict(), spec.size**2
-    values = brightness(spec, public)
-    edges = bin_edges(spec, float(values.mean()), float(values.std()))
     direction = F.normalize(torch.randn(pixels, generator=torch_generator(seed, "imprint")), dim=0)
     weights[_PREFIX + "measure.weight"] = torch.full((spec.bins, pixels), _SCALE / pixels)
-    weights[_PREFIX + "measure.bias"] = -_SCALE * edges
+    weights[_PREFIX + "measure.bias"] = -_SCALE * bin_edges(spec, public)
     weights[_PREFIX + "spread.weight"] = (spread * direction)[:, None].repeat(1, spec.bins)
     return weights
 

@@ -36,6 +36,11 @@ class Similarity:
         return float(np.mean(self.matched))
 
     @property
+    def best(self) -> tuple[int, ...]:
+        """The films that have a reconstruction, the most alike first."""
+        return tuple(sorted((i for i, image in enumerate(self.images) if image >= 0), key=lambda i: -self.psnr[i]))
+
+    @property
     def exact(self) -> int:
         """How many films were recovered exactly: PSNR above 40 dB."""
         return int(np.sum(np.array(self.psnr) > EXACT))
