@@ -1,5 +1,6 @@
 """Train one model over many hospitals: the plan, the sites, the rounds, the comparison."""
 
+from .approval import check_task
 from .comparison import EVERYWHERE, Comparison, compare, compare_arms, evaluate, pool_sites, predict_sites
 from .device import Device, choose_device
 from .engine import Federation, federate
@@ -11,6 +12,6 @@ from .site import Site, load_sites
 
 __all__ = [
     "EVERYWHERE", "Comparison", "Device", "Federation", "LocalTraining", "Round", "RoundTask", "Site", "SiteMemory",
-    "TrainingPlan", "TrainingRun", "choose_device", "compare", "compare_arms", "evaluate", "federate", "load_sites",
+    "TrainingPlan", "TrainingRun", "check_task", "choose_device", "compare", "compare_arms", "evaluate", "federate", "load_sites",
     "pool_sites", "predict", "predict_sites", "train_locally",
 ]  # fmt: skip

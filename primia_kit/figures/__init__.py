@@ -1,5 +1,6 @@
 """Every picture of the kit: functions from results to a matplotlib `Figure`. `style` has what they share."""
 
+from .attacks import imprint_bins, inversion_losses, reconstructions
 from .evaluation import (
     confusion_matrices,
     gain_by_site,
@@ -22,7 +23,8 @@ from .training import learning_curves
 __all__ = [
     "BLUE", "GRAY", "GREEN", "ORANGE", "PALETTE", "PURPLE", "RED", "agreement", "audit_beside_ledger", "clear_and_masked",
     "confusion_matrices", "contact_sheet", "epsilon_over_rounds", "exposures", "film_steps", "fixed_point_wrap",
-    "gain_by_site", "layer_costs", "learning_curves", "linked_films", "membership_roc", "opened_values", "overview",
-    "paired_differences", "reliability_diagram", "relu_of_shares", "ring_pictures", "roc_curves", "side_by_side",
-    "site_by_strategy", "sweep_results", "truncation_errors", "two_shares_make_a_line", "what_moves", "who_has_what",
+    "gain_by_site", "imprint_bins", "inversion_losses", "layer_costs", "learning_curves", "linked_films", "membership_roc",
+    "opened_values", "overview", "paired_differences", "reconstructions", "reliability_diagram", "relu_of_shares",
+    "ring_pictures", "roc_curves", "side_by_side", "site_by_strategy", "sweep_results", "truncation_errors",
+    "two_shares_make_a_line", "what_moves", "who_has_what",
 ]  # fmt: skip

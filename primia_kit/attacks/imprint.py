@@ -1,0 +1,146 @@
+"""The imprint: an architecture that copies films into its own gradient (Fowl et al., ICLR 2022, "Robbing the Fed").
+
+Here the server is malicious. It sends a model with a module of its own in front, which sorts films into bins by their
+brightness; each bin's gradient holds the films that are brighter than its edge. The difference of two neighbouring
+bins is the film between them, in closed form. A *sum* over hospitals only fills more bins, so secure aggregation
+doesn't stop it. Differential privacy does, and so does a hospital that runs no architecture but the approved one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import KitError
+from ..federation.messages import Tensors
+from ..models import ModelSpec
+from ..seeds import torch_generator
+
+_PREFIX = "imprint."
+_SCALE = 1e-3  # of what the bins measure
+_EMPTY = 1e-3  # of the fullest bin's gradient: less is rounding, or a film that the model is sure of
+
+
+class Imprint(nn.Module):
+    """Films in, films out: x + spread(relu(measure(x))), [n, 1, size, size] -> the same shape.
+
+    It can pass for an adapter or a residual block; what makes it an attack are its weights, see `imprint_weights`.
+
+    Args:
+        size: side of a film in pixels. bins: the more there are, the fewer films share one.
+    """
+
+    def __init__(self, size: int, bins: int):
+        super().__init__()
+        self.measure = nn.Linear(size**2, bins)
+        self.spread = nn.Linear(bins, size**2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        return (flat + self.spread(F.relu(self.measure(flat)))).view_as(x)
+
+
+class ImprintedClassifier(nn.Module):
+    """A classifier behind an imprint: [n, 1, size, size] -> logits [n, classes]."""
+
+    def __init__(self, imprint: Imprint, classifier: nn.Module):
+        super().__init__()
+        self.imprint, self.classifier = imprint, classifier
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.imprint(x))
+
+
+@dataclass(frozen=True)
+class ImprintSpec(ModelSpec):
+    """The model that the malicious server sends in place of the plan's. bins: of the imprint."""
+
+    bins: int = 256
+
+    def __post_init__(self) -> None:
+        if self.bins < 2:
+            raise KitError(f"bins is {self.bins}; an imprint needs at least 2.")
+
+    @classmethod
+    def of(cls, spec: ModelSpec, bins: int = 256) -> ImprintSpec:
+        """The same model with an imprint in front."""
+        return cls(**vars(spec), bins=bins)
+
+    def _architecture(self) -> nn.Module:
+        return ImprintedClassifier(Imprint(self.size, self.bins), super()._architecture())
+
+
+@dataclass(frozen=True)
+class Imprinted:
+    """What the server read off.
+
+    images: float32 [m, 1, size, size] in [0, 1], one for each bin that wasn't empty; where several films share a bin,
+        a mixture of them. bins: int64 [m], which bins, from dark to bright.
+    """
+
+    images: torch.Tensor
+    bins: torch.Tensor
+
+
+def brightness(spec: ModelSpec, images: torch.Tensor) -> torch.Tensor:
+    """What the bins sort by: the mean of a film's pixels as the model sees them, [n]."""
+    return spec.normalise(images).mean((1, 2, 3))
+
+
+def bin_edges(spec: ImprintSpec, public: torch.Tensor) -> torch.Tensor:
+    """Lower edges of the bins, ascending: float32 [bins]. Films whose brightness is distributed normally, with the mean and
+    standard deviation of these [n, 1, size, size], fill all bins alike."""
+    values = brightness(spec, public).double()
+    shares = (torch.arange(spec.bins, dtype=torch.float64) + 0.5) / spec.bins
+    return (values.mean() + values.std() * torch.special.ndtri(shares)).float()
+
+
+def imprint_weights(spec: ImprintSpec, public: torch.Tensor, *, spread: float = 20.0, seed: int = 0) -> Tensors:
+    """The state dict that the malicious server sends.
+
+    1. Each row of `measure` is the same: s x the film's brightness, s = 0.001. Its bias is -s x the bin's edge, so that
+       neuron i is active for films brighter than edge i. s is small, so that the model sees nearly the film itself.
+    2. Each column of `spread` is the same random vector: all bins of a film have one gradient, the film's own.
+
+    Args:
+        public: films that the server has of its own, float32 [n, 1, size, size]; where on their scale of brightness the
+            edges lie decides how many films share a bin.
+        spread: length of a column of `spread`, which multiplies the gradient that the server reads.
+        seed: decides the other layers' weights and `spread`'s direction.
+    """
+    weights, pixels = spec.build(seed).state_dict(), spec.size**2
+    direction = F.normalize(torch.randn(pixels, generator=torch_generator(seed, "imprint")), dim=0)
+    weights[_PREFIX + "measure.weight"] = torch.full((spec.bins, pixels), _SCALE / pixels)
+    weights[_PREFIX + "measure.bias"] = -_SCALE * bin_edges(spec, public)
+    weights[_PREFIX + "spread.weight"] = (spread * direction)[:, None].repeat(1, spec.bins)
+    return weights
+
+
+def read_imprint(spec: ImprintSpec, update: Mapping[str, torch.Tensor]) -> Imprinted:
+    """Recover films from a gradient, an update, or the sum of many hospitals' updates.
+
+    Exact for one local step. In later steps the bins have moved, so fewer films stand alone.
+
+    With d_x the gradient of film x's loss by a bin's activation, and edges ascending:
+
+    1. Row i of the gradient of `measure.weight` is the sum of d_x x over films brighter than edge i; entry i of that of
+       `measure.bias` is the sum of d_x.
+    2. Row i less row i + 1 leaves the films of bin i. So does entry i less entry i + 1.
+    3. Their quotient is a film as the model sees it, if the bin holds one; learning rate, number of films and sign
+       cancel. (Weight decay pulls equal rows alike, so it cancels in the difference, too.)
+
+    Raises: KitError if the update has no imprint of this shape.
+    """
+    rows, entries = (update.get(_PREFIX + f"measure.{part}") for part in ("weight", "bias"))
+    if rows is None or entries is None or rows.shape != (spec.bins, spec.size**2) or entries.shape != (spec.bins,):
+        raise KitError(f"The update has no imprint of {spec.bins} bins and films of {spec.size} pixels a side: it wasn't run.")
+    films = -rows.double().diff(dim=0, append=torch.zeros(1, rows.shape[1]))
+    factors = -entries.double().diff(append=torch.zeros(1))
+    full = (factors.abs() > _EMPTY * factors.abs().max()).nonzero().flatten()
+    seen = films[full] / factors[full, None]
+    images = (seen * spec.pixel_std + spec.pixel_mean).clamp(0, 1).float()
+    return Imprinted(images.view(-1, 1, spec.size, spec.size), full)

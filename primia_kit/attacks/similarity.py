@@ -1,0 +1,115 @@
+"""How alike are a reconstruction and a film? Three measures, since each alone can be fooled.
+
+A blurred mean of all chests has a high PSNR with any of them; SSIM asks for its structure; the match rate, whether the
+reconstruction tells *this* film from others. Wang et al. 2004 (SSIM), by scikit-image with the paper's parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import KitError
+
+EXACT = 40.0  # dB, a mean error of a hundredth of the range: nobody can see the difference
+_WINDOW = 11  # SSIM's window in pixels
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Of each original film, a value; NaN and False where no reconstruction was left for it.
+
+    psnr: in dB. ssim: in [-1, 1], 1 is equal. matched: of all candidates the film itself is the nearest.
+    images: which reconstruction is its, -1 for none.
+    """
+
+    psnr: tuple[float, ...]
+    ssim: tuple[float, ...]
+    matched: tuple[bool, ...]
+    images: tuple[int, ...]
+
+    @property
+    def match_rate(self) -> float:
+        """Share of the films that were recovered."""
+        return float(np.mean(self.matched))
+
+    @property
+    def best(self) -> tuple[int, ...]:
+        """The films that have a reconstruction, the most alike first."""
+        return tuple(sorted((i for i, image in enumerate(self.images) if image >= 0), key=lambda i: -self.psnr[i]))
+
+    @property
+    def exact(self) -> int:
+        """How many films were recovered exactly: PSNR above 40 dB."""
+        return int(np.sum(np.array(self.psnr) > EXACT))
+
+
+def psnr(images: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio of pixels in [0, 1]: -10 log10 of the mean squared error.
+
+    Args:
+        images, originals: float [n, 1, size, size].
+
+    Returns: dB, [n]; 100 at most (float32 knows no better).
+    """
+    _check_shapes(images, originals)
+    error = (images.double() - originals.double()).square().mean((1, 2, 3))
+    return -10 * error.clamp_min(1e-10).log10()
+
+
+def ssim(images: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of pixels in [0, 1], Wang et al. 2004: a Gaussian window of 11 pixels, sigma 1.5.
+
+    Args: see `psnr`; films have at least 11 pixels a side.
+    Returns: float64 [n] in [-1, 1].
+    """
+    from skimage.metrics import structural_similarity
+
+    _check_shapes(images, originals)
+    if min(images.shape[2:]) < _WINDOW:
+        raise KitError(f"SSIM needs films of {_WINDOW} pixels a side or more; these have {min(images.shape[2:])}.")
+    paper = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    pairs = zip(images[:, 0].double().numpy(), originals[:, 0].double().numpy(), strict=True)
+    return torch.tensor([structural_similarity(a, b, **paper) for a, b in pairs], dtype=torch.float64)
+
+
+def compare_films(images: torch.Tensor, originals: torch.Tensor, candidates: torch.Tensor) -> Similarity:
+    """Score reconstructions whose order and number need not be the originals'.
+
+    1. Each original gets at most one reconstruction, so that the sum of squared errors is least (an attack on a batch
+       doesn't know which film was the first).
+    2. A film is matched if no candidate lies nearer to its reconstruction than itself. A second film of the same child
+       counts as another candidate.
+
+    Args:
+        images: float [m, 1, size, size] in [0, 1], the reconstructions.
+        originals: float [n, 1, size, size].
+        candidates: float [k, 1, size, size], films among which the originals are looked for.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    missing = [float("nan")] * len(originals)
+    ratios, structures, matched, which = list(missing), list(missing), [False] * len(originals), [-1] * len(originals)
+    if len(images):
+        own = _squared_errors(images, originals)
+        rows, columns = linear_sum_assignment(own.numpy())
+        others = _squared_errors(images[rows], candidates).min(1).values
+        found = zip(columns, psnr(images[rows], originals[columns]), ssim(images[rows], originals[columns]), strict=True)
+        for place, (film, ratio, structure) in enumerate(found):
+            ratios[film], structures[film], which[film] = float(ratio), float(structure), int(rows[place])
+            matched[film] = bool(own[rows[place], film] <= others[place] + 1e-9)  # the film itself may be a candidate
+    return Similarity(tuple(ratios), tuple(structures), tuple(matched), tuple(which))
+
+
+def _squared_errors(images: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
+    """Sums of squared differences, float64 [images, films]."""
+    return torch.cdist(images.flatten(1).double(), films.flatten(1).double()).square()
+
+
+def _check_shapes(images: torch.Tensor, originals: torch.Tensor) -> None:
+    if images.shape != originals.shape or images.dim() != 4 or images.shape[1] != 1:
+        raise KitError(
+            f"Films are compared as [n, 1, size, size]; these have shapes {tuple(images.shape)} and {tuple(originals.shape)}."
+        )
