@@ -21,7 +21,7 @@ from ..models import ModelSpec
 from ..seeds import torch_generator
 
 _PREFIX = "imprint."
-_SCALE = 1e-3  # of what the bins measure
+_SCALE = 1e-4  # of what the bins measure
 _EMPTY = 1e-3  # of the fullest bin's gradient: less is rounding, or a film that the model is sure of
 
 
@@ -99,10 +99,10 @@ def bin_edges(spec: ImprintSpec, public: torch.Tensor) -> torch.Tensor:
     return (values.mean() + values.std() * torch.special.ndtri(shares)).float()
 
 
-def imprint_weights(spec: ImprintSpec, public: torch.Tensor, *, spread: float = 20.0, seed: int = 0) -> Tensors:
+def imprint_weights(spec: ImprintSpec, public: torch.Tensor, *, spread: float = 300.0, seed: int = 0) -> Tensors:
     """The state dict that the malicious server sends.
 
-    1. Each row of `measure` is the same: s x the film's brightness, s = 0.001. Its bias is -s x the bin's edge, so that
+    1. Each row of `measure` is the same: s x the film's brightness, s = 0.0001. Its bias is -s x the bin's edge, so that
        neuron i is active for films brighter than edge i. s is small, so that the model sees nearly the film itself.
     2. Each column of `spread` is the same random vector: all bins of a film have one gradient, the film's own.
 

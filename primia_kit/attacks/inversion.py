@@ -8,7 +8,8 @@ the plan doesn't say, and nobody can tell that it was done.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -208,11 +209,12 @@ def _invert(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
         losses, distance = [], 0.0
         for step in range(settings.steps):
-            simulated = simulate(images)
-            product = sum((a * b).sum() for a, b in zip(simulated, observed, strict=True))
-            apart = 1 - product / (_norm(simulated) * length).clamp_min(1e-20)
-            loss = apart + settings.total_variation * _total_variation(images)
-            images.grad = torch.autograd.grad(loss, images)[0].nan_to_num().sign()
+            with _one_thread():
+                simulated = simulate(images)
+                product = sum((a * b).sum() for a, b in zip(simulated, observed, strict=True))
+                apart = 1 - product / (_norm(simulated) * length).clamp_min(1e-20)
+                loss = apart + settings.total_variation * _total_variation(images)
+                images.grad = torch.autograd.grad(loss, images)[0].nan_to_num().sign()
             optimizer.step()
             schedule.step()
             with torch.no_grad():
@@ -280,6 +282,18 @@ def _parameters(network: nn.Module, given: Mapping[str, torch.Tensor]) -> list[t
             raise KitError(f"The update has no part {name!r} of shape {tuple(parameter.shape)}: it is another model's.")
         parts.append(given[name].detach())
     return parts
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Of torch's: films this small gain little from two, and on a busy machine threads wait for each other, five times as
+    long as the work takes. So a result doesn't depend on the number of cores, either."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _norm(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ..errors import KitError
 
@@ -21,7 +22,7 @@ _WINDOW = 11  # SSIM's window in pixels
 class Similarity:
     """Of each original film, a value; NaN and False where no reconstruction was left for it.
 
-    psnr: in dB. ssim: in [-1, 1], 1 is equal. matched: of all candidates the film itself is the nearest.
+    psnr: in dB. ssim: in [-1, 1], 1 is equal. matched: of all candidates the film itself is the most alike.
     images: which reconstruction is its, -1 for none.
     """
 
@@ -78,9 +79,11 @@ def ssim(images: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
 def compare_films(images: torch.Tensor, originals: torch.Tensor, candidates: torch.Tensor) -> Similarity:
     """Score reconstructions whose order and number need not be the originals'.
 
-    1. Each original gets at most one reconstruction, so that the sum of squared errors is least (an attack on a batch
-       doesn't know which film was the first).
-    2. A film is matched if no candidate lies nearer to its reconstruction than itself. A second film of the same child
+    1. Likeness is the correlation of two films' pixels. (By squared error a picture of pure noise is always most like the
+       grayest film, and matches it.)
+    2. Each original gets at most one reconstruction, so that the sum of correlations is largest: an attack on a batch
+       doesn't know which film was the first.
+    3. A film is matched if no candidate is more like its reconstruction than itself. A second film of the same child
        counts as another candidate.
 
     Args:
@@ -93,19 +96,21 @@ def compare_films(images: torch.Tensor, originals: torch.Tensor, candidates: tor
     missing = [float("nan")] * len(originals)
     ratios, structures, matched, which = list(missing), list(missing), [False] * len(originals), [-1] * len(originals)
     if len(images):
-        own = _squared_errors(images, originals)
-        rows, columns = linear_sum_assignment(own.numpy())
-        others = _squared_errors(images[rows], candidates).min(1).values
+        own = _correlations(images, originals)
+        rows, columns = linear_sum_assignment(own.numpy(), maximize=True)
+        most = _correlations(images[rows], candidates).max(1).values
         found = zip(columns, psnr(images[rows], originals[columns]), ssim(images[rows], originals[columns]), strict=True)
         for place, (film, ratio, structure) in enumerate(found):
             ratios[film], structures[film], which[film] = float(ratio), float(structure), int(rows[place])
-            matched[film] = bool(own[rows[place], film] <= others[place] + 1e-9)  # the film itself may be a candidate
+            matched[film] = bool(own[rows[place], film] >= most[place] - 1e-9)  # the film itself may be a candidate
     return Similarity(tuple(ratios), tuple(structures), tuple(matched), tuple(which))
 
 
-def _squared_errors(images: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
-    """Sums of squared differences, float64 [images, films]."""
-    return torch.cdist(images.flatten(1).double(), films.flatten(1).double()).square()
+def _correlations(images: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
+    """Pearson's, of pixels: float64 [images, films]; 0 with a film of one gray."""
+    one, other = (part.flatten(1).double() for part in (images, films))
+    one, other = (F.normalize(part - part.mean(1, keepdim=True), dim=1) for part in (one, other))
+    return one @ other.T
 
 
 def _check_shapes(images: torch.Tensor, originals: torch.Tensor) -> None:

@@ -32,8 +32,8 @@ def check_task(task: RoundTask, approved: str) -> None:
     mean, std = getattr(task.spec, "pixel_mean", math.nan), getattr(task.spec, "pixel_std", math.nan)
     if type(task.spec) is not ModelSpec or task.spec != task.plan.model_spec(mean, std):
         raise KitError(
-            f"The server sent a {type(task.spec).__name__} that isn't the approved plan's {task.plan.architecture}: nothing was "
-            "computed."
+            f"The server's model ({type(task.spec).__name__}) isn't the approved plan's {task.plan.architecture}: "
+            "nothing was computed."
         )
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise KitError(f"The server sent pixel statistics of {mean:g} and {std:g}: nothing was computed.")
