@@ -369,8 +369,9 @@ def test_nothing_exact_leaves_a_site():
 
 
 def test_statistics_are_charged_before_the_first_round():
-    plan = replace(BUDGET, pixel_statistics="private", class_weights="balanced", statistics_noise=8.0, rounds=1)
-    who = [hospital(name, seed, patients=100, each=1) for seed, name in enumerate("ABC")]
+    plan = replace(BUDGET, pixel_statistics="private", class_weights="balanced", statistics_noise=8.0, rounds=1, delta=1e-4)
+    # So many patients that the noise, which has no seed, leaves a variance above 0 but in one run of 100,000.
+    who = [hospital(name, seed, patients=600, each=1) for seed, name in enumerate("ABC")]
     federation = Federation(plan, who)
     assert federation.memories["B"].privacy.ledger.history == [(Gaussian(8.0), 1)] * 2
     exact = Federation(replace(plan, privacy="none", pixel_statistics="exact"), who)
