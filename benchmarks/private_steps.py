@@ -1,4 +1,4 @@
-"""What a private step costs: seconds of DP-SGD by patients against plain SGD on the same films, in one process.
+"""What a private step costs: processor seconds of DP-SGD by patients and of plain SGD, on the same films, on one thread.
 
     python benchmarks/private_steps.py [--json]
 
@@ -44,7 +44,7 @@ class NoLedger:
 
 
 def step_seconds(repeats: int = 5) -> dict[str, dict[str, float]]:
-    """{"resnet9": {"private", "plain", "ratio"}, "head": the same}: medians of seconds a step, runs interleaved."""
+    """{"resnet9": {"private", "plain", "ratio"}, "head": the same}: medians of processor seconds a step, runs interleaved."""
     head = replace(PRIVATE, architecture="efficientnet_lite0", frozen=("body",), augmentation="none", batch_size=800)
     return {
         "resnet9": _compare(PRIVATE, _site(32, 1, 64), None, repeats),
@@ -73,9 +73,9 @@ def _compare(private: TrainingPlan, site: Site, features: int | None, repeats: i
         for name, plan in plans.items():
             task = RoundTask(plan, spec, 1, weights)
             rule, train = LocalRule(task, memory, network), train_privately if plan.private else train_locally
-            start = time.perf_counter()
+            start = time.process_time()
             train(network, site.train, task, site="A", rule=rule, memory=memory, features=inputs)
-            seconds[name].append((time.perf_counter() - start) / plan.sync_every)
+            seconds[name].append((time.process_time() - start) / plan.sync_every)
     found = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     return found | {"ratio": found["private"] / found["plain"]}
 
