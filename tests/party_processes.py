@@ -19,7 +19,9 @@ from primia_kit.inference.parties.data import open_session
 
 _PROCESSES = multiprocessing.get_context("forkserver")  # fresh processes without a second of imports each
 _PROCESSES.set_forkserver_preload(
-    ["tests.party_processes", "primia_kit.inference.parties.model", "primia_kit.inference.model_file", "primia_kit.mpc"]
+    ["tests.party_processes", "primia_kit.inference.model_file", "primia_kit.mpc"]
+    + [f"primia_kit.mpc.{name}.in_numba" for name in ("comparison", "packing", "wire")]
+    + ["primia_kit.mpc.kernels.direct"]
 )
 PATIENCE = 20.0  # seconds for anything that a busy machine may take
 
