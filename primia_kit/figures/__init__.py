@@ -19,9 +19,9 @@ from .sweeps import sweep_results
 from .training import learning_curves
 
 __all__ = [
-    "BLUE", "GRAY", "GREEN", "ORANGE", "PALETTE", "PURPLE", "RED", "agreement", "clear_and_masked", "confusion_matrices",
-    "contact_sheet", "epsilon_over_rounds", "exposures", "film_steps", "fixed_point_wrap", "gain_by_site", "layer_costs", "learning_curves",
-    "linked_films", "opened_values", "overview", "paired_differences", "reliability_diagram", "relu_of_shares",
-    "ring_pictures", "roc_curves", "side_by_side", "site_by_strategy", "sweep_results", "truncation_errors",
-    "two_shares_make_a_line", "what_moves", "who_has_what",
+    "BLUE", "GRAY", "GREEN", "ORANGE", "PALETTE", "PURPLE", "RED", "agreement", "clear_and_masked",
+    "confusion_matrices", "contact_sheet", "epsilon_over_rounds", "exposures", "film_steps", "fixed_point_wrap",
+    "gain_by_site", "layer_costs", "learning_curves", "linked_films", "opened_values", "overview", "paired_differences",
+    "reliability_diagram", "relu_of_shares", "ring_pictures", "roc_curves", "side_by_side", "site_by_strategy",
+    "sweep_results", "truncation_errors", "two_shares_make_a_line", "what_moves", "who_has_what",
 ]  # fmt: skip
