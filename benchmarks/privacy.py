@@ -70,8 +70,9 @@ def step_seconds() -> dict | None:
     None where the kit has no private training, or its benchmark isn't beside this one.
     """
     try:
-        import primia_kit.federation.private  # noqa: F401
         import private_steps
+
+        import primia_kit.federation.private  # noqa: F401
     except ModuleNotFoundError:
         return None
     found = private_steps.step_seconds()
