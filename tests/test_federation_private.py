@@ -395,26 +395,27 @@ def spends(path):
     return [(e.mechanism, e.count, e.purpose, e.run) for e in Ledger.open(path).entries]
 
 
-def _one_round(folder):
+def _one_round(folder, rounds):
     torch.set_num_threads(1)
-    Federation(replace(PRIVATE, rounds=5), hospitals(), checkpoints=folder).run_round()
+    Federation(replace(PRIVATE, rounds=rounds), hospitals(), checkpoints=folder).run_round()
 
 
-def test_a_ledger_after_five_rounds_in_five_processes_is_the_unbroken_ones(tmp_path):
+@pytest.mark.parametrize("rounds", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_a_ledger_after_rounds_in_processes_of_their_own_is_the_unbroken_ones(rounds, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.noise_sites", "dp_accounting.pld"])
-    for _ in range(5):
-        process = context.Process(target=_one_round, args=(tmp_path / "broken",))
+    for _ in range(rounds):
+        process = context.Process(target=_one_round, args=(tmp_path / "broken", rounds))
         process.start()
         process.join()
         assert process.exitcode == 0
-    plan = replace(PRIVATE, rounds=5)
+    plan = replace(PRIVATE, rounds=rounds)
     federation = Federation(plan, hospitals(), checkpoints=tmp_path / "broken")
-    assert federation.done and federation.finished == 5 and not federation.notes
+    assert federation.done and federation.finished == rounds and not federation.notes
     whole = federate(plan, hospitals(), checkpoints=tmp_path / "whole")
     for name in "ABC":
         broken, unbroken = (tmp_path / which / "sites" / name / "ledger" for which in ("broken", "whole"))
-        assert spends(broken) == spends(unbroken) and len(spends(broken)) == 5
+        assert spends(broken) == spends(unbroken) and len(spends(broken)) == rounds
     assert federation.run().epsilons == whole.epsilons
 
 

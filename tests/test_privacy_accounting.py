@@ -44,7 +44,7 @@ def test_a_gaussian_has_the_epsilon_of_the_closed_form(sigma, times):
 
 
 def test_the_first_accountant_of_dp_sgd_is_looser():
-    """Abadi et al. 2016, section 3.2: q = 0.01, σ = 4, T = 10,000 at δ = 1e-5 is ε ≈ 1.26 by their moments accountant."""
+    """Abadi et al. 2016, section 5.1: q = 0.01, σ = 4, T = 10,000 at δ = 1e-5 is ε ≈ 1.26 by their moments accountant."""
     ours, rdp = (epsilon(history(0.01, 4, 10_000), 1e-5, accountant) for accountant in ("pld", "rdp"))
     assert 0.94 < ours < rdp < 1.26
 
@@ -87,9 +87,9 @@ def test_no_release_costs_nothing_and_one_without_noise_everything():
     assert epsilon([(SampledGaussian(0.1, 0.0), 1)], 1e-5) == math.inf
 
 
-@pytest.mark.parametrize("sigma", [1e-4, 1e-2, 1e6])
-def test_extreme_noise_is_accounted_for_in_reasonable_memory(sigma):
-    assert 0 <= epsilon([(SampledGaussian(0.5, sigma), 100)], 1e-5) < 2e12
+@pytest.mark.parametrize(("q", "sigma"), [(0.5, 1e-4), (0.5, 1e-2), (0.5, 1e6), (1e-5, 1.0), (1e-7, 0.5)])
+def test_extreme_settings_are_accounted_for_in_reasonable_time_and_memory(q, sigma):
+    assert 0 <= epsilon(history(q, sigma, 100), 1e-5) <= epsilon(history(q, sigma, 100), 1e-5, "rdp") < 2e12
 
 
 @pytest.mark.parametrize(("target", "delta", "q", "steps"), [(8, 1e-4, 0.1, 200), (1, 1e-5, 0.02, 500), (0.1, 1e-5, 1.0, 10)])
@@ -104,7 +104,7 @@ def test_calibration_counts_what_was_spent_before():
     sigma = calibrate(3.0, 1e-4, 0.1, 100, before)
     assert sigma > calibrate(3.0, 1e-4, 0.1, 100)
     assert epsilon([*before, (SampledGaussian(0.1, sigma), 100)], 1e-4) <= 3.0
-    with pytest.raises(KitError, match="No noise is enough: epsilon 0.8.* was spent before, of a target of 0.5"):
+    with pytest.raises(KitError, match=r"No noise is enough: epsilon 0.77\d* was spent before, of a target of 0.5"):
         calibrate(0.5, 1e-4, 0.1, 100, before)
 
 

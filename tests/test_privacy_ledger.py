@@ -325,7 +325,7 @@ def test_lines_cant_be_left_out_doubled_or_swapped(written, tmp_path, order):
 def test_an_edited_number_names_its_line(written, tmp_path):
     content, _ = written
     (tmp_path / "ledger").write_bytes(content.replace(b'"noise_multiplier": 2.1', b'"noise_multiplier": 9.1'))
-    with pytest.raises(KitError, match="Line 3 of the ledger .* the file was edited or damaged") as error:
+    with pytest.raises(KitError, match=r"Line 3 of the ledger .* the file was edited or damaged") as error:
         Ledger.open(tmp_path / "ledger")
     sentence(error)
 
@@ -372,7 +372,10 @@ def test_a_ledger_that_vanished_is_missed(tmp_path):
         Ledger.open(tmp_path / "ledger")
 
 
-@pytest.mark.parametrize(("wanted", "said"), [({"site": "B"}, "site 'A', not 'B'"), ({"delta": 1e-5}, "delta 0.0001"), ({"unit": "film"}, "unit 'patient'")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [({"site": "B"}, "site 'A', not 'B'"), ({"delta": 1e-5}, "delta 0.0001"), ({"unit": "film"}, "unit 'patient'")],
+)
 def test_anothers_ledger_is_refused(tmp_path, wanted, said):
     begin(tmp_path / "ledger")
     assert Ledger.open(tmp_path / "ledger", site="A", delta=1e-4, unit="patient").account.patients == 800

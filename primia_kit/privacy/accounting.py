@@ -113,14 +113,15 @@ def _epsilon(counts: frozenset[tuple[Mechanism, int]], delta: float, accountant:
 def _pld(counts: Sequence[tuple[Mechanism, int]], delta: float) -> float:
     from dp_accounting.pld import PLDAccountant
 
-    # The steps in which privacy losses are told make ε too large by about steps x (theirs)^2: a fraction of ε that the
-    # number of steps doesn't raise is right to three digits, and takes 0.1 to 1 s.
-    steps = sum(count for _, count in counts)
-    fraction = 2.0**-13 / max(1.0, math.sqrt(steps / 10_000))
     bound = _rdp(counts, delta)
-    if bound > _HOPELESS:
+    if bound == 0 or bound > _HOPELESS:
         return bound
-    interval = 2.0 ** math.floor(math.log2(max(bound, 1e-9) * fraction))
+    # PLD tells privacy losses in intervals, which makes ε too large by about steps x interval^2. This fraction of ε is right
+    # to three digits, and takes 0.1 to 1 s; where losses are spread far wider than ε, no finer than a part of their spread.
+    steps = sum(count for _, count in counts)
+    fine = bound * 2.0**-13 / max(1.0, math.sqrt(steps / 10_000))
+    spread = max(8 / mechanism.noise_multiplier + 0.5 / mechanism.noise_multiplier**2 for mechanism, _ in counts)
+    interval = 2.0 ** math.floor(math.log2(max(fine, spread * 2.0**-17)))
     accountant = PLDAccountant(value_discretization_interval=interval)
     for mechanism, count in counts:
         accountant.compose(mechanism.event(), count)

@@ -14,6 +14,7 @@ gradients for convolutions in channels_last memory, and refuse layers that work 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -49,6 +50,8 @@ class FilmGradients:
 
     def __init__(self, network: nn.Module, class_weights: torch.Tensor | None = None):
         check_layers(network)
+        # Of one small view in adaptive pooling, which costs nothing to speak of.
+        warnings.filterwarnings("ignore", "There is a performance drop.*as_strided_", UserWarning)
         self.network = network
         own = dict(network.named_parameters())
         self.trainable = {name: p for name, p in own.items() if p.requires_grad}

@@ -24,6 +24,7 @@ class Mechanism:
     """One release. A subclass is a frozen dataclass of numbers with a `kind` of its own, which ledgers store."""
 
     kind: ClassVar[str]
+    noise_multiplier: float
 
     def __init_subclass__(cls) -> None:
         _KINDS[cls.kind] = cls
@@ -31,7 +32,7 @@ class Mechanism:
     @property
     def is_private(self) -> bool:
         """False if the release has no noise, so that its ε is infinite."""
-        raise NotImplementedError
+        return self.noise_multiplier > 0
 
     def event(self) -> DpEvent:
         """For dp-accounting's accountants."""
@@ -53,10 +54,6 @@ class Gaussian(Mechanism):
 
     def __post_init__(self) -> None:
         _check_noise(self.noise_multiplier)
-
-    @property
-    def is_private(self) -> bool:
-        return self.noise_multiplier > 0
 
     def event(self) -> DpEvent:
         from dp_accounting import GaussianDpEvent
@@ -80,10 +77,6 @@ class SampledGaussian(Mechanism):
         if not 0 < self.sampling_rate <= 1:
             raise KitError(f"The sampling rate is {self.sampling_rate:g}; it's a probability above 0 and at most 1.")
         _check_noise(self.noise_multiplier)
-
-    @property
-    def is_private(self) -> bool:
-        return self.noise_multiplier > 0
 
     def event(self) -> DpEvent:
         from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
 GRID_BITS = 32
-_CHUNK = 1 << 15  # values made at a time: their words and intermediate results stay in the cache
+_CHUNK = 1 << 16  # values made at a time: their words and intermediate results stay in the cache
 _ZEROS = memoryview(bytes(1 << 18))
 
 
