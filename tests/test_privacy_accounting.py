@@ -70,7 +70,7 @@ def test_what_was_spent_in_pieces_is_the_whole():
     assert epsilon(pieces, 1e-4) == epsilon(whole, 1e-4) > epsilon(whole[:1], 1e-4)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(q=st.floats(0.01, 0.3), sigma=st.floats(0.8, 4), steps=st.integers(1, 300), more=st.integers(1, 300))
 def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise(q, sigma, steps, more):
     at = epsilon(history(q, sigma, steps), 1e-5)

@@ -80,12 +80,12 @@ def test_the_bounds_are_reached():
 @pytest.mark.parametrize("sigma", [0.5, 4.0])
 def test_noise_has_the_size_that_was_paid_for(sigma):
     films, source = film_set([0.5], [0], ["p"]), NoiseSource.insecure(7)
-    pixels = torch.stack([as_row(private_pixel_sums(films, Gaussian(sigma), source)) for _ in range(3000)])
-    counts = torch.stack([private_class_counts(films, Gaussian(sigma), source) for _ in range(3000)])
+    pixels = torch.stack([as_row(private_pixel_sums(films, Gaussian(sigma), source)) for _ in range(1000)])
+    counts = torch.stack([private_class_counts(films, Gaussian(sigma), source) for _ in range(1000)])
     for draws, bound in ((pixels, PIXEL_BOUND), (counts, CLASS_BOUND)):
-        assert torch.allclose(draws.std(0) / (sigma * bound), torch.ones(3, dtype=torch.float64), atol=0.06)
+        assert torch.allclose(draws.std(0) / (sigma * bound), torch.ones(3, dtype=torch.float64), atol=0.1)
         correlations = torch.corrcoef(draws.T) - torch.eye(3)
-        assert correlations.abs().max() < 0.08
+        assert correlations.abs().max() < 0.13
 
 
 def test_a_site_without_films_gives_noise():

@@ -94,7 +94,7 @@ class NoiseSource:
             raise KitError(
                 f"Values reach {largest:g}: noise of standard deviation {std:g} is too little to be added to them exactly."
             )
-        key, words = self._new_key(), np.empty(4 * _CHUNK, np.uint64)
+        key, words = self._new_key(), np.empty(4 * min(_CHUNK, len(flat)), np.uint64)
         for start in range(0, len(flat), _CHUNK):
             block = flat[start : start + _CHUNK].double()
             n = len(block)
