@@ -17,6 +17,7 @@ from primia_kit.federation.device import CPU
 from primia_kit.federation.private import Units, _FilmStep, noised_sum
 from primia_kit.federation.site import _workspace
 from primia_kit.federation.trainable import trained_head
+from primia_kit.figures import learning_curves
 from primia_kit.models import weights_sha256
 from primia_kit.privacy import Gaussian, Ledger, NoiseSource, SampledGaussian, epsilon
 from primia_kit.privacy.gradients import FilmGradients, clipped_sum
@@ -345,6 +346,8 @@ def test_every_strategy_runs_privately_in_a_secure_sum(strategy):
     assert run.epsilons == pytest.approx(dict.fromkeys("ABC", wanted)) and run.largest_epsilon == max(run.epsilons.values())
     assert run.rounds[-1].epsilons == run.epsilons and run.rounds[0].epsilons["A"] < run.epsilons["A"]
     assert "ledgers end with this run" in run.notes[0]
+    with pytest.raises(KitError, match="tell no training loss"):
+        learning_curves({"private": run})
 
 
 def test_fedprox_pulls_after_the_clipping():

@@ -227,3 +227,13 @@ def test_the_norm_finds_its_quantile():
         clipping_norm = rule.next_norm(clipping_norm, norms, 0.0)
     assert clipping_norm == pytest.approx(float(norms.quantile(0.3)), rel=0.05)
     assert rule.next_norm(1.0, torch.full((1000,), math.nan), 0.0) > 1.0  # what isn't finite is above any norm
+
+
+def test_encrypted_inference_refuses_normalised_features():
+    from primia_kit.inference import compile_private
+    from primia_kit.models import TrainedModel
+
+    spec = replace(SPEC, architecture="small_cnn", norm="none", size=16, feature_norm="l2")
+    model = TrainedModel(spec, spec.build(0).state_dict())
+    with pytest.raises(KitError, match=r"normalize|norm|fc2"):
+        compile_private(model, torch.rand(4, 1, 16, 16))

@@ -7,12 +7,18 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from ..errors import KitError
 from ..federation import TrainingRun
 from .style import MARKERS, PALETTE, new_figure, without_frame
 
 
 def learning_curves(runs: Mapping[str, TrainingRun]) -> Figure:
-    """Training loss round by round; one line a site and run."""
+    """Training loss round by round; one line a site and run.
+
+    Raises: KitError if no run tells a loss: under differential privacy no site does.
+    """
+    if not any(r.losses for run in runs.values() for r in run.rounds):
+        raise KitError("These runs tell no training loss: private ones send none. Draw their epsilon_over_rounds instead.")
     figure = new_figure(6.5, 3.2)
     axis = figure.subplots()
     line = 0
