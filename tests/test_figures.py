@@ -6,13 +6,14 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from primia_kit import figures
-from primia_kit.attacks import AuditResult, MembershipGame, link_films, split_patients
+from primia_kit.attacks import AuditResult, MembershipGame, Trial, compare_films, link_films, split_patients
 from primia_kit.data import dicom_steps, load_films
 from primia_kit.evaluation import Predictions
 from primia_kit.federation import Comparison, compare, federate, pool_sites
@@ -334,3 +335,34 @@ def test_epsilon_over_rounds_draws_each_hospital_and_its_budget(tmp_path):
     assert lines[2].get_ydata()[-1] == ledgers[2].epsilon()
     assert [text.get_text() for text in figure.axes[0].texts] == ["budget of A, B"]
     drawn(figures.epsilon_over_rounds([]))
+
+
+def a_trial(defence, images, originals, losses=()):
+    return Trial("inversion", defence, 0, originals, images, compare_films(images, originals, originals), losses)
+
+
+def test_reconstructions_stand_below_their_films():
+    films = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    trials = [a_trial("nothing", films.flip(0), films), a_trial("noise", films[1:], films)]
+    figure = figures.reconstructions(trials)
+    top, bottom = figure.axes[:2], figure.axes[2:]
+    assert [axis.get_title() for axis in top] == ["nothing", "noise"]
+    assert np.array_equal(top[0].images[0].get_array(), bottom[0].images[0].get_array())  # found, though it came last
+    assert "100 dB" in bottom[0].get_xlabel() and "\nmatched" in bottom[0].get_xlabel()
+    assert not bottom[1].images and bottom[1].texts[0].get_text() == "nothing"
+
+
+def test_inversion_losses_have_a_line_a_trial_that_optimised():
+    films = torch.rand(1, 1, 16, 16)
+    trials = [a_trial("nothing", films, films, (1.0, 0.1)), a_trial("imprint", films, films)]
+    (axis,) = figures.inversion_losses(trials).axes
+    assert [line.get_label() for line in axis.lines] == ["nothing"] and axis.get_yscale() == "log"
+
+
+def test_imprint_bins_tell_recovered_films_from_others():
+    values, edges = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.0, 0.15])
+    (axis,) = figures.imprint_bins(values, edges, [True, False, False], ["B", "A", "B"]).axes
+    found, missed = axis.lines[len(edges) :]
+    assert (found.get_xdata(), found.get_ydata()) == (pytest.approx([0.1]), [1])
+    assert list(missed.get_ydata()) == [0, 1] and found.get_marker() != missed.get_marker()
+    assert found.get_label().endswith(": 1") and missed.get_label().endswith(": 2")

@@ -82,7 +82,7 @@ def imprint_bins(values: torch.Tensor, edges: torch.Tensor, exact: Sequence[bool
 
 def _film(axis, film: torch.Tensor | None, title: str = "") -> None:
     if film is not None:
-        axis.imshow(film[0], cmap="gray", vmin=0, vmax=1)
+        axis.imshow(film[0].numpy(), cmap="gray", vmin=0, vmax=1)
     axis.set(xticks=[], yticks=[])
     axis.set_title(title, fontsize=9)
     axis.spines[:].set_visible(False)

@@ -21,7 +21,7 @@ SMALL = {  # each notebook has its line here: there is no list of notebooks to s
     "01_hospital_data": {"patients": 10, "size": 32, "sites": 3},
     "02_federated_training": {"patients": 10, "rounds": 1, "size": 32, "seeds": 1},
     "03_secure_aggregation": {"patients": 10, "rounds": 1, "parameters": 1000},
-    "05_attacks": {"patients": 10, "steps": 10},
+    "05_attacks": {"patients": 14, "steps": 4},
     "06_secret_sharing": {"size": 32, "count": 2000},
     "07_encrypted_inference": {"patients": 10, "rounds": 1, "size": 32, "films": 4, "batch": 2, "architecture": "small_cnn"},
 }
@@ -91,6 +91,19 @@ def test_the_federated_notebook_trains_nothing_twice_and_leaves_out_what_isnt_wa
     assert not any("skewed" in o.get("text", "") for o in shown)
     with pytest.raises(papermill.PapermillExecutionError, match="seeds is 0; each way must be trained"):
         execute(path, SMALL[path.stem] | {"seeds": 0}, tmp_path)
+
+
+def test_attacks_on_real_films_are_numbers_without_pictures(tmp_path):
+    """A reconstruction of a real film is that child's picture. (Here the "real" films are synthetic ones in a folder.)"""
+    from primia_kit.data import synthetic_hospitals
+
+    manifest = synthetic_hospitals(patients=14)
+    executed = execute(ROOT / "notebooks" / "05_attacks.ipynb", {"data_dir": str(manifest.root), "steps": 2}, tmp_path)
+    assert recorded(executed)["imprint.nothing.exact"] == 1
+    cells = {cell.source: cell.outputs for cell in executed.cells if cell.cell_type == "code"}
+    showing = [source for source, outputs in cells.items() if any("image/png" in o.get("data", {}) for o in outputs)]
+    assert showing and all("inversion_losses" in source or "imprint_bins" in source for source in showing)
+    assert sum("not_drawn" in source and "figures." in source for source in cells) == 4
 
 
 def test_a_broken_notebook_fails(tmp_path):
