@@ -191,6 +191,19 @@ def infer_labels(network: nn.Module, spec: ModelSpec, gradient: Mapping[str, tor
     return torch.arange(len(counts)).repeat_interleave(counts)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Of torch's: films this small gain little from two, and on a busy machine threads wait for each other, five times as
+    long as the work takes. So a result doesn't depend on the number of cores, either."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def _invert(
     spec: ModelSpec, observed: list[torch.Tensor], simulate: Simulation, labels: torch.Tensor, settings: Inversion, seed: int,
     progress,
@@ -209,12 +222,11 @@ def _invert(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
         losses, distance = [], 0.0
         for step in range(settings.steps):
-            with _one_thread():
-                simulated = simulate(images)
-                product = sum((a * b).sum() for a, b in zip(simulated, observed, strict=True))
-                apart = 1 - product / (_norm(simulated) * length).clamp_min(1e-20)
-                loss = apart + settings.total_variation * _total_variation(images)
-                images.grad = torch.autograd.grad(loss, images)[0].nan_to_num().sign()
+            simulated = simulate(images)
+            product = sum((a * b).sum() for a, b in zip(simulated, observed, strict=True))
+            apart = 1 - product / (_norm(simulated) * length).clamp_min(1e-20)
+            loss = apart + settings.total_variation * _total_variation(images)
+            images.grad = torch.autograd.grad(loss, images)[0].nan_to_num().sign()
             optimizer.step()
             schedule.step()
             with torch.no_grad():
@@ -282,18 +294,6 @@ def _parameters(network: nn.Module, given: Mapping[str, torch.Tensor]) -> list[t
             raise KitError(f"The update has no part {name!r} of shape {tuple(parameter.shape)}: it is another model's.")
         parts.append(given[name].detach())
     return parts
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Of torch's: films this small gain little from two, and on a busy machine threads wait for each other, five times as
-    long as the work takes. So a result doesn't depend on the number of cores, either."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _norm(parts: list[torch.Tensor]) -> torch.Tensor:
