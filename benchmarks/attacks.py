@@ -3,7 +3,7 @@
 Membership: models are trained by the kit's federation on halves of the training patients of kermany224 (PRIMIA_DATA names its
 folder), and attacked with a tenth of the patients as the population. TPR and AUC are with 95% intervals by patients.
 
-    overfitted   the small CNN, 15 passes by Adam at a constant learning rate, no augmentation
+    overfitted   the small CNN, 30 passes by Adam at a constant learning rate, no augmentation
     stopped      the same, 2 passes
     epsilon E    the same network by DP-SGD, patients as the unit, 5 passes, delta 1e-5
 
@@ -42,7 +42,7 @@ HEAD = TrainingPlan(
 
 def victim(name: str) -> TrainingPlan:
     if name in ("overfitted", "stopped"):
-        return replace(CNN, rounds={"overfitted": 15, "stopped": 2}[name])
+        return replace(CNN, rounds={"overfitted": 30, "stopped": 2}[name])
     return replace(
         CNN, rounds=5, batch_size=128, optimizer="sgd", learning_rate=0.1, privacy="patient", target_epsilon=float(name),
         delta=1e-5, clipping_norm=1.0, pixel_statistics="public", pixel_mean=0.5, pixel_std=0.25, weighting="uniform",
