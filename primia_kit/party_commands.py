@@ -208,10 +208,7 @@ def _model(options: argparse.Namespace) -> int:
     listener = Listener(options.listen, mine, {"data"}, service.serve, _say, options.timeout)
     _say(f"Program {program.sha256}: tell it to the data owners.")
     _say(f"The model owner listens at {listener.address}; Ctrl-C stops it.")
-    try:
-        return _until_stopped(listener, service)
-    finally:
-        stop.set()
+    return _until_stopped(listener, service, stop)
 
 
 def _server(options: argparse.Namespace) -> int:
@@ -241,10 +238,7 @@ def _server(options: argparse.Namespace) -> int:
     roles = {"model", "data"} | ({"server0"} if index else set())
     listener = Listener(options.listen, mine, roles, service.serve, _say, options.timeout)
     _say(f"Computing server {index} listens at {listener.address}; Ctrl-C stops it.")
-    try:
-        return _until_stopped(listener, service)
-    finally:
-        stop.set()
+    return _until_stopped(listener, service, stop)
 
 
 def _share(options: argparse.Namespace) -> int:
@@ -259,11 +253,14 @@ def _share(options: argparse.Namespace) -> int:
     return 0
 
 
-def _until_stopped(listener, service) -> int:
+def _until_stopped(listener, service, stop: threading.Event | None = None) -> int:
+    """Serve until somebody stops the command; `stop` tells the threads beside it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what stops services; ids that are in use stay used
     try:
         threading.Event().wait()
     finally:
+        if stop is not None:
+            stop.set()
         listener.stop()
         service.close()
     return 0
@@ -274,9 +271,10 @@ def _data(options: argparse.Namespace) -> int:
     direct = options.connect_model, options.store
     if any(outsourced) == any((*direct, options.connect_provider)) or not (all(outsourced) or all(direct)):
         raise KitError("Name either --connect-model and --store, or --connect-server0 and --connect-server1.")
-    if any(outsourced) and (options.stock or options.layers):
+    if any(outsourced) and (options.stock or options.layers or options.pin_model or options.pin_provider):
         raise KitError(
-            "Outsourced, the servers have inferences dealt, and they alone see layers: leave --stock and --layers out."
+            "Outsourced, the servers have inferences dealt, they alone see layers, and a data owner meets neither model owner "
+            "nor provider: leave --stock, --layers and --pin-… out."
         )
     if not options.image and not options.stock:
         raise KitError("Name an --image to ask about, or --stock N to deal ahead.")

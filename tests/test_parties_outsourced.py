@@ -13,7 +13,7 @@ from primia_kit.inference.parties.channel import Channel
 from primia_kit.inference.parties.outsourced import OutsourcedSession
 from primia_kit.inference.parties.sharing import share_between
 from primia_kit.inference.parties.teaching_outsourced import OutsourcedLesson
-from primia_kit.mpc import Ring
+from primia_kit.mpc import Ring, outsourced
 from primia_kit.mpc.outsourced import ServerDialogue
 
 from .mpc_programs import Builder, random_weights, words
@@ -114,6 +114,25 @@ def test_the_budget_is_counted_by_both_servers():
             lesson.infer(words((1, 6, 6, 1)))
 
 
+def test_each_data_owner_has_a_budget_of_its_own_at_both_servers():
+    program = small("label")
+    with Lesson(program, random_weights(program), budget=1) as lesson:
+        lesson.infer(words((1, 6, 6, 1)))
+        lesson._peers["data"] = Peer("data", "clinic", "c" * 64)
+        clinic = OutsourcedSession([lesson._to(f"server{i}", "data") for i in (0, 1)])
+        clinic.infer(words((1, 6, 6, 1)))
+        with pytest.raises(KitError, match="query budget of the data owner clinic is 1 images: 0 are left"):
+            clinic.infer(words((1, 6, 6, 1)))
+
+
+def test_transcripts_dont_show_the_seed_of_the_answers_shares(lesson, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(outsourced.secrets, "token_bytes", lambda n: seeds.append(os.urandom(n)) or seeds[-1])
+    lesson.infer(words((1, 6, 6, 1)))
+    previews = [m.preview for role in ("server0", "server1") for m in lesson.transcripts[role] if m.kind == "data"]
+    assert seeds and previews and not any(preview and preview in seed for preview in previews for seed in seeds)
+
+
 def test_another_sharing_takes_the_place_of_the_first_and_of_what_was_dealt(lesson):
     lesson.infer(words((1, 6, 6, 1)))
     lesson._servers[0].stock(2)
@@ -170,14 +189,14 @@ def test_an_id_serves_once_at_each_server(lesson):
     lesson._servers[0].store.take = lambda _: ({}, bytearray(32))  # a server 0 that forgot
     other = session_of(lesson)
     lesson._servers[0].store.ready = lambda: {bytes.fromhex(id): {"batch": 1}}
-    from primia_kit.inference.parties import server
+    from primia_kit.inference.parties import server_visits
 
-    server_common, server.common = server.common, lambda *_: id
+    server_common, server_visits.common = server.common, lambda *_: id
     try:
         with pytest.raises(KitError, match="used before, or never dealt"):
             other.prepare()
     finally:
-        server.common = server_common
+        server_visits.common = server_common
 
 
 def test_a_data_owner_that_leaves_in_the_midst_harms_nobody(lesson):

@@ -68,6 +68,16 @@ def test_a_budget_for_two_processes_is_one_budget(tmp_path):
     assert len(mine.entries) == 1
 
 
+def test_a_runs_own_limit_holds_for_what_others_have_spent(tmp_path):
+    mine = begin(tmp_path / "ledger", budget=8.0)
+    Ledger.open(tmp_path / "ledger").spend(STEP, 100, purpose="another run")
+    with pytest.raises(KitError, match="epsilon 3 doesn't allow 'round 1'"):
+        mine.spend(STEP, 100, purpose="round 1", limit=3.0)
+    mine.spend(STEP, 100, purpose="round 1", limit=8.0)
+    with pytest.raises(KitError, match="epsilon 8 doesn't allow"):
+        mine.spend(STEP, 1000, purpose="round 2", limit=100.0)
+
+
 def test_the_budget_stops_before_it_is_passed(tmp_path):
     ledger = begin(tmp_path / "ledger", budget=2.6)
     for number in range(3):

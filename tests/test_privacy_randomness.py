@@ -159,9 +159,9 @@ def test_sampling_rates_at_the_ends(monkeypatch):
         ([0.0], 0.0, "standard deviation is 0"),
         ([0.0], -1.0, "standard deviation is -1"),
         ([0.0], math.nan, "standard deviation is nan"),
-        ([math.nan], 1.0, "Values reach nan"),
-        ([math.inf], 1.0, "Values reach inf"),
-        ([1e7], 1.0, "Values reach 1e\\+07"),
+        ([math.nan], 1.0, "too little to be added"),
+        ([math.inf], 1.0, "too little to be added"),
+        ([1e7], 1.0, "^Noise of standard deviation 1 is too little"),
         ([1], 1.0, "torch.int64"),
     ],
 )

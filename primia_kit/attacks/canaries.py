@@ -3,9 +3,9 @@
     m  canaries      N  patients and canaries, in or out      q, C, z  sampling rate, clipping norm, noise multiplier
 
 The training audited is `train_privately` of a plan that trains the last layer on fixed features, with its own sampling,
-clipping, noise and ledger. Canary i is a patient with one film, whose features are 0 but for the i-th, so that its gradient
-touches the weights of feature i alone (a "Dirac canary"; Nasr et al. 2023, arXiv 2302.07956), and is longer than C, so that
-the clipping is on trial, too. Differential privacy promises to hide any patient, so also these.
+clipping, noise and ledger. Canary i is a patient with one film, whose features are 0 but for the i-th, so that of the weights
+its gradient touches those of feature i alone (a "Dirac canary"; Nasr et al. 2023, arXiv 2302.07956), beside the bias. It is
+longer than C, so that the clipping is on trial, too. Differential privacy promises to hide any patient, so also these.
 
 The auditor sees all that a hospital's training computes after the noise: the weights W_t and the noised sums G_t of every
 step (white box), and it knows the hospital's other patients. So it knows what each canary's clipped gradient u and the
@@ -128,12 +128,8 @@ class _Auditor:
         self.scores = torch.zeros(canaries, dtype=torch.float64)
 
     def expect(self, q: float, clipping_norm: float, noise_multiplier: float, patients: int) -> None:
-        self.q, self.clipping_norm, self.deviation, self.expected = (
-            q,
-            clipping_norm,
-            noise_multiplier * clipping_norm,
-            q * patients,
-        )
+        self.q, self.clipping_norm = q, clipping_norm
+        self.deviation, self.expected = noise_multiplier * clipping_norm, q * patients
 
     def listening(self, adjust_gradients):
         """The rule's own adjustment, before which the gradient is the noised sum / B."""

@@ -146,8 +146,8 @@ def train_privately(
 ) -> LocalTraining:
     """The private counterpart of `train_locally`: train `network` in place for one round.
 
-    1. Write all steps of the round into the ledger, at noise multiplier z. Nothing looks at a film before that is on
-       the disk.
+    1. Write all steps of the round into the ledger, at noise multiplier z. No gradient is formed before that is on the
+       disk.
     2. Each step samples every patient with chance q, independently (Poisson). Nobody at all is a step like any other.
     3. S <- sum of the sampled patients' gradients, each the mean over the patient's films and copies, clipped to C.
     4. g <- (S + normal noise of deviation z C) / B: the *expected* number, since the number drawn is private.
@@ -174,9 +174,10 @@ def train_privately(
     multiplier = adaptive.gradient_multiplier if adaptive else privacy.noise_multiplier
     clipping_norm = memory.clipping_norm or plan.clipping_norm
 
-    if not privacy.affords(plan, len(units)):
-        raise KitError(f"Site {site}'s privacy budget doesn't allow round {number}: {privacy.ledger.epsilon():.4g} is spent.")
-    privacy.ledger.spend(privacy.mechanism(plan, len(units)), steps, purpose=f"round {number}", run=plan.sha256)
+    # Under the ledger's lock: another run may have spent since.
+    privacy.ledger.spend(
+        privacy.mechanism(plan, len(units)), steps, purpose=f"round {number}", run=plan.sha256, limit=plan.target_epsilon or None
+    )
     optimizer = make_optimizer(network, plan)
     for index in range(steps):
         sampled = torch.from_numpy(privacy.source.bernoulli(len(units), plan.sampling_rate(len(units)))) & units.present

@@ -59,7 +59,7 @@ def _noised_sums(
     for site in sites:
         privacy, units = memories[site.name].privacy, Units(site.train, plan.privacy)
         films = replace(site.train, patients=tuple(units.names[owner] for owner in units.owners.tolist()))
-        privacy.ledger.spend(mechanism, purpose=purpose, run=plan.sha256)
+        privacy.ledger.spend(mechanism, purpose=purpose, run=plan.sha256, limit=plan.target_epsilon or None)
         contributions[site.name] = sums_of(films, mechanism, privacy.source)
     fields = dict.fromkeys(next(iter(contributions.values())), _FIELD) if len(sites) > 1 else None
     return sum_over_all(purpose, contributions, fields, aggregator)

@@ -49,6 +49,11 @@ class Peer:
         """ "ROLE:NAME": what is kept for a party is kept under it, so that a renewed certificate changes nothing."""
         return f"{self.role}:{self.name}"
 
+    @classmethod
+    def of(cls, identity: str) -> Peer:
+        """Who an identity, checked against `IDENTITY`, stands for: without a certificate."""
+        return cls(*identity.split(":", 1), fingerprint="")
+
     def fits(self, pin: str) -> bool:
         """Whether a pin is this party: a name, or a certificate's fingerprint (colons and case don't count)."""
         return pin == self.name or pin.replace(":", "").lower() == self.fingerprint

@@ -145,9 +145,13 @@ class ServerDialogue(Dialogue):
     """
 
     def _fields(self, program: Program, batch: int) -> Iterator[Field]:
-        yield Field(program.ops[0].name, "seed", 0, SEED_BYTES, 8, False)
-        for field in super()._fields(program, batch):
-            yield replace(field, ends=True) if field.part == "masked" else field
+        image = program.ops[0].name
+        fields = [replace(f, ends=True) if f.part == "masked" else f for f in super()._fields(program, batch)]
+        # Behind the words, since transcripts show how a message begins.
+        last = max(i for i, field in enumerate(fields) if (field.op, field.part, field.sender) == (image, "masked", 0))
+        yield from (*fields[:last], replace(fields[last], ends=False))
+        yield Field(image, "seed", 0, SEED_BYTES, 8, True)
+        yield from fields[last + 1 :]
 
     def _maskers(self, speaker: int) -> tuple[int, ...]:
         return (speaker, 1 - speaker)
@@ -246,13 +250,14 @@ class _Inference(MaskingEvaluation):
         return super()._compute(op)
 
     def input(self, op):
+        self.say_masked(op, self._share)
         if self.party == 0:
             self._seed = secrets.token_bytes(SEED_BYTES)
             self.talk.say(np.frombuffer(self._seed, np.uint8), 8)
-        self.say_masked(op, self._share)
+        share = self._hear_masked(op, self._share)
         if self.party == 1:
             self._seed = self.talk.hear(SEED_BYTES, 8).tobytes()
-        return self._hear_masked(op, self._share)
+        return share
 
     def mask(self, op, y):
         self.say_masked(op, y)

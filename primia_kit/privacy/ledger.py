@@ -156,11 +156,11 @@ class Ledger:
         """ε of all spends together, at the ledger's δ or another."""
         return epsilon(self.history, self.account.delta if delta is None else delta)
 
-    def spend(self, mechanism: Mechanism, count: int = 1, *, purpose: str, run: str = "") -> str:
+    def spend(self, mechanism: Mechanism, count: int = 1, *, purpose: str, run: str = "", limit: float | None = None) -> str:
         """Write down that a mechanism is going to be applied `count` times. It's on the disk when this returns.
 
         1. Lock the file and read it again: another process may have spent. The head known so far must still be in it.
-        2. Refuse if ε would pass the budget.
+        2. Refuse if ε would pass the budget, or `limit`.
         3. Cut off a last line that a crash has torn.
         4. Append the entry, sync the file, unlock.
 
@@ -169,6 +169,7 @@ class Ledger:
         Args:
             purpose: what for, in words, e.g. "round 3".
             run: the training run's id.
+            limit: an ε of this run's own, above 0; None for the budget alone.
 
         Returns: the new head.
         Raises: KitError if the budget would be passed (nothing is written), or the file was set back, edited or can't be
@@ -182,7 +183,7 @@ class Ledger:
             chain = read_chain(self.path, content)
             _require(self.path, chain, self.head)
             self._chain = chain
-            self._keep_budget(mechanism, count, purpose)
+            self._keep_budget(mechanism, count, purpose, limit)
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             line = entry_line(mechanism, count, purpose, run, stamp, chain.head)
             try:
@@ -212,10 +213,11 @@ class Ledger:
         columns |= {"epsilon": self.curve()[1][1:], "time": [entry.time for entry in self.entries]}
         return pd.DataFrame(columns)
 
-    def _keep_budget(self, mechanism: Mechanism, count: int, purpose: str) -> None:
-        budget = self.account.budget
-        if budget is None:
+    def _keep_budget(self, mechanism: Mechanism, count: int, purpose: str, limit: float | None) -> None:
+        bounds = [bound for bound in (self.account.budget, limit) if bound is not None]
+        if not bounds:
             return
+        budget = min(bounds)
         after = epsilon([*self.history, (mechanism, count)], self.account.delta)
         if after > budget:
             raise KitError(

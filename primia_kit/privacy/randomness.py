@@ -91,9 +91,8 @@ class NoiseSource:
         flat, out = values.detach().reshape(-1), torch.empty(values.numel(), dtype=values.dtype)
         largest = float(flat.abs().max()) if flat.numel() else 0.0
         if not largest <= 2.0**19 * std:
-            raise KitError(
-                f"Values reach {largest:g}: noise of standard deviation {std:g} is too little to be added to them exactly."
-            )
+            # Not by how much: the sentence may leave the hospital, and the values have no noise yet.
+            raise KitError(f"Noise of standard deviation {std:g} is too little to be added to these values exactly: use more.")
         key, words = self._new_key(), np.empty(4 * min(_CHUNK, len(flat)), np.uint64)
         for start in range(0, len(flat), _CHUNK):
             block = flat[start : start + _CHUNK].double()

@@ -86,7 +86,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "reserved": {"id": _ID},
     "ask": {"id": _ID, "bytes": _SIZE},
     # server 0 -> server 1, beside `list` and `start`; server 0 -> provider: `deal`; server 1 -> provider: `fetch`
-    "pair": {"id": _ID, "data_owner": _SHA256},
+    "pair": {"id": _ID, "data_owner": _identity},
 }
 
 
