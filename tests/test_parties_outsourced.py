@@ -9,6 +9,7 @@ import pytest
 
 from primia_kit.errors import KitError
 from primia_kit.inference.certificates import Peer
+from primia_kit.inference.parties import server_visits
 from primia_kit.inference.parties.channel import Channel
 from primia_kit.inference.parties.outsourced import OutsourcedSession
 from primia_kit.inference.parties.sharing import share_between
@@ -177,7 +178,7 @@ def test_two_data_owners_side_by_side_and_ids_that_are_not_theirs(lesson):
     one.close()
 
 
-def test_an_id_serves_once_at_each_server(lesson):
+def test_an_id_serves_once_at_each_server(lesson, monkeypatch):
     session = session_of(lesson)
     session.prepare()
     id = session._reserved[0]
@@ -189,14 +190,9 @@ def test_an_id_serves_once_at_each_server(lesson):
     lesson._servers[0].store.take = lambda _: ({}, bytearray(32))  # a server 0 that forgot
     other = session_of(lesson)
     lesson._servers[0].store.ready = lambda: {bytes.fromhex(id): {"batch": 1}}
-    from primia_kit.inference.parties import server_visits
-
-    server_common, server_visits.common = server.common, lambda *_: id
-    try:
-        with pytest.raises(KitError, match="used before, or never dealt"):
-            other.prepare()
-    finally:
-        server_visits.common = server_common
+    monkeypatch.setattr(server_visits, "common", lambda *_: id)
+    with pytest.raises(KitError, match="used before, or never dealt"):
+        other.prepare()
 
 
 def test_a_data_owner_that_leaves_in_the_midst_harms_nobody(lesson):
