@@ -12,6 +12,7 @@ import pytest
 from primia_kit.errors import KitError
 from primia_kit.inference.certificates import Credentials, make_certificates
 from primia_kit.inference.model_file import load_compiled, save_compiled
+from primia_kit.inference.parties import channel as channel_module
 from primia_kit.inference.parties import messages
 from primia_kit.inference.parties.budget import QueryBudget
 from primia_kit.inference.parties.channel import ABORT, BYTES, CONTROL, HEADER, Channel
@@ -19,6 +20,7 @@ from primia_kit.inference.parties.channel import DATA as DATA_KIND
 from primia_kit.inference.parties.data import Session
 from primia_kit.inference.parties.model import ModelService
 from primia_kit.inference.parties.provider import ProviderService
+from primia_kit.inference.parties.teaching import local_pair
 from primia_kit.inference.parties.tls import Listener, connect
 
 from . import party_engine
@@ -378,3 +380,15 @@ def test_a_budget_file_that_was_spoilt_is_a_sentence(tmp_path):
         (tmp_path / "budget.json").write_text(text)
         with pytest.raises(KitError, match="no record of spent budgets"):
             QueryBudget(tmp_path / "budget.json", 3)
+
+
+def test_a_message_may_be_larger_than_what_may_pile_up(monkeypatch):
+    monkeypatch.setattr(channel_module, "QUEUE_LIMIT", 1000)
+    ours, theirs = local_pair(DATA, MODEL)
+    with ours.allowing(bytes=5000):
+        theirs.send_bytes(bytes(5000), "dealt")
+        assert len(ours.receive_bytes(5000, "dealt")) == 5000
+        theirs.send_bytes(bytes(800), "dealt")
+        theirs.send_bytes(bytes(800), "dealt")
+        with pytest.raises(KitError, match="sends more than is asked for: 1600 bytes wait"):
+            ours._take_in()

@@ -33,9 +33,10 @@ CONTROL, BYTES, DATA, ABORT = 1, 2, 3, 4
 KINDS = {CONTROL: "control", BYTES: "bytes", DATA: "data", ABORT: "abort"}
 HEADER = struct.Struct(">BIQ")
 CONTROL_LIMIT = 1 << 16
-QUEUE_LIMIT = 1 << 30  # bytes that have arrived and nobody has asked for
+QUEUE_LIMIT = 1 << 30  # bytes of several messages that have arrived and nobody has asked for; a single one may be larger
 SLOWEST = 100_000  # bytes a second: a message that trickles more slowly is a time-out
 PREVIEW = 16
+_LARGE = 1 << 26  # bytes from which on memory isn't rounded up, so that it serves once more
 _RECORD = 16384
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -270,10 +271,12 @@ class Channel:
             raise Refusal(f"{self._who()} sent a message of unknown kind {kind}: it isn't a party of this version.")
         if kind in (BYTES, DATA) and not limits[kind]:
             raise Refusal(f"{self._who()} sent a {KINDS[kind]} message where none was due.")
-        if size > limits[kind] or self._queued + size > QUEUE_LIMIT:
+        if size > limits[kind]:
             raise Refusal(
                 f"{self._who()} announced a {KINDS[kind]} message of {size} bytes; here at most {limits[kind]} may come."
             )
+        if self._queued and self._queued + size > QUEUE_LIMIT:
+            raise Refusal(f"{self._who()} sends more than is asked for: {self._queued + size} bytes wait here to be read.")
         self._kind, self._depth, self._got = kind, min(depth, 1 << 30), 0
         self._body = self._buffer(size)
         self._queued += size
@@ -285,7 +288,8 @@ class Channel:
                 return self._pool.pop(index)[:size]
         if len(self._pool) > 64:
             self._pool.pop(0)
-        return np.empty(1 << max(size - 1, 1).bit_length(), np.uint8)[:size]
+        room = size if size > _LARGE else 1 << max(size - 1, 1).bit_length()
+        return np.empty(room, np.uint8)[:size]
 
     # -- waiting and ending
 
