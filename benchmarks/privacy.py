@@ -106,8 +106,11 @@ def main() -> None:
         "spend_seconds": spend_seconds(),
         "step_seconds": step_seconds(),
     }
-    for name in ("noise_seconds", "spend_seconds", "step_seconds"):
-        print(f"{name}: {found[name]}")
+    for count, seconds in found["noise_seconds"].items():
+        print(f"noise on {int(count):>10,} values   {seconds['noised']:.3f} s   torch.randn {seconds['torch_randn']:.3f} s")
+    print(f"a spend {found['spend_seconds']:.3f} s")
+    for what, step in {"ResNet-9": found["step_seconds"], "last layer": found["step_seconds"]["head"]}.items():
+        print(f"a step, {what:<10}   private {step['private']:.4f} s   plain {step['plain']:.4f} s   {step['ratio']:.1f} x")
     if options.json:
         print(json.dumps(found))
 
