@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import private_steps
 import torch
 
 from primia_kit.privacy import Ledger, NoiseSource, SampledGaussian, epsilon
@@ -64,17 +65,8 @@ def spend_seconds() -> float:
         return time.perf_counter() - start
 
 
-def step_seconds() -> dict | None:
-    """{"private", "plain", "ratio"} of a ResNet-9's step and, under "head", of one of a last layer.
-
-    None where the kit has no private training, or its benchmark isn't beside this one.
-    """
-    try:
-        import private_steps
-
-        import primia_kit.federation.private  # noqa: F401
-    except ModuleNotFoundError:
-        return None
+def step_seconds() -> dict:
+    """{"private", "plain", "ratio"} of a ResNet-9's step and, under "head", of one of a last layer."""
     found = private_steps.step_seconds()
     return found["resnet9"] | {"head": found["head"]}
 
