@@ -22,7 +22,7 @@ import torch
 
 from primia_kit.privacy import Ledger, NoiseSource, SampledGaussian, epsilon
 
-ABADI = "Abadi et al. 2016 (CCS), section 5.1: moments accountant"
+ABADI = "Abadi et al. 2016 (CCS): moments accountant"
 TF_PRIVACY = "TensorFlow Privacy, tutorials/README.md, table 'Select Parameters': RDP accountant"
 MNIST = 256 / 60_000  # sampling rate of the tutorial; an epoch is 234 steps
 SETTINGS = (  # q, σ, steps, δ, a published ε, where
