@@ -138,6 +138,7 @@ os.execv(sys.executable, [sys.executable, "-m", "primia_kit.cli", *sys.argv[1:]]
 """
 
 
+@pytest.mark.slow  # two minutes: as a new user runs it, nothing made smaller
 def test_quickstart_needs_no_network(tmp_path):
     """With its own parameters, in a network namespace that holds nothing but loopback, from an empty cache."""
     namespace = ["unshare", "--map-root-user", "--net"]
