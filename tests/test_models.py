@@ -12,7 +12,6 @@ from primia_kit.federation import TrainingPlan
 from primia_kit.models import (
     ARCHITECTURES,
     CLASSIFIERS,
-    CLEAR_ONLY,
     SEGMENTERS,
     SIZE_STEP,
     SMALLEST_FILM,
@@ -40,7 +39,7 @@ CHOICES = [
     for norm, pool in (("batch", "max"), ("group", "avg"), ("none", "max"))
     if name != "vgg16" or norm == "group"
 ]
-UNPOOLED = {"mobilenet_v2", "efficientnet_lite0", *CLEAR_ONLY}
+UNPOOLED = {"mobilenet_v2", "efficientnet_lite0"}
 
 
 def small(name, norm="batch", pool="max"):
@@ -68,7 +67,7 @@ CARRIED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in CLEAR_ONLY])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_fx_reads_it_and_finds_only_layers_that_encrypted_inference_can_carry(name):
     with torch.device("meta" if name == "vgg16" else "cpu"):
         network = small(name).eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from ..data import FilmSet, Manifest, load_films
 from ..errors import KitError
-from ..models import ModelSpec, last_layer, weights_sha256
 from ..seeds import derive_seed
 from .device import CPU, Device
 from .local import model_input, train_locally
@@ -41,7 +40,6 @@ class Site:
     train: FilmSet
     test: FilmSet
     validation: FilmSet | None = None
-    _features: dict[tuple, torch.Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.name or "." in self.name or self.name in RESERVED:
@@ -139,23 +137,13 @@ class Site:
         rule = LOCAL_RULES[task.plan.strategy](task, memory, network)
         head = trained_head(network, task.plan)
         if head is not None and memory.features is None:  # for the whole run: what is frozen doesn't change
-            memory.features = self._head_inputs(network, task.spec, device)
+            memory.features = head_inputs(network, self.train, task.spec, model_input, device)
         train = train_privately if task.plan.private else train_locally
         training = train(
             network, self.train, task, site=self.name, rule=rule, memory=memory, device=device,
             features=None if head is None else memory.features, on_step=on_step,
         )  # fmt: skip
         return rule.contribution(self.weight(task.plan)), training
-
-    def _head_inputs(self, network: nn.Module, spec: ModelSpec, device: Device) -> torch.Tensor:
-        """`head_inputs` of the training films; of the last network, they're kept for the next run that starts from it."""
-        head = last_layer(network) + "."
-        body = {name: value for name, value in network.state_dict().items() if not name.startswith(head)}
-        key = (spec, device, weights_sha256(body))
-        if key not in self._features:
-            self._features.clear()
-            self._features[key] = head_inputs(network, self.train, spec, model_input, device)
-        return self._features[key]
 
     @torch.no_grad()
     def validation_sums(

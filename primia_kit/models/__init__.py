@@ -1,15 +1,14 @@
 """The networks, for one gray channel unless told otherwise, and their files.
 
-All but those of `CLEAR_ONLY` are made of layers that encrypted inference can carry, and `torch.fx.symbolic_trace` reads them.
+All are made of layers that encrypted inference can carry, and `torch.fx.symbolic_trace` reads them.
 """
 
-from .architectures import ARCHITECTURES, CLASSIFIERS, CLEAR_ONLY, SEGMENTERS, SIZE_STEP, SMALLEST_FILM
-from .block_features import BlockFeatures, PublicTransform, lite0_blocks, lite0_components
+from .architectures import ARCHITECTURES, CLASSIFIERS, SEGMENTERS, SIZE_STEP, SMALLEST_FILM
 from .densenet import DenseNet, densenet121
 from .efficientnet import EfficientNetLite, efficientnet_lite0
 from .layers import FEATURE_NORMS, NORMS, POOLS, NormalisedLinear
 from .mobilenet import MobileNetV2, mobilenet_v2
-from .pretrained import feature_extractor, imagenet_weights, last_layer, pretrained, public_start
+from .pretrained import feature_extractor, imagenet_weights, last_layer, pretrained
 from .resnet import ResNet, resnet9, resnet18, resnet34, resnet50
 from .small_cnn import SmallCNN, small_cnn
 from .trained import ModelSpec, TrainedModel, count_parameters, load_model, weights_sha256
@@ -19,7 +18,6 @@ from .vgg import VGG16, vgg16
 __all__ = [
     "ARCHITECTURES",
     "CLASSIFIERS",
-    "CLEAR_ONLY",
     "FEATURE_NORMS",
     "NORMS",
     "POOLS",
@@ -28,13 +26,11 @@ __all__ = [
     "SMALLEST_FILM",
     "UPSAMPLINGS",
     "VGG16",
-    "BlockFeatures",
     "DenseNet",
     "EfficientNetLite",
     "MobileNetV2",
     "ModelSpec",
     "NormalisedLinear",
-    "PublicTransform",
     "ResNet",
     "SmallCNN",
     "TrainedModel",
@@ -45,12 +41,9 @@ __all__ = [
     "feature_extractor",
     "imagenet_weights",
     "last_layer",
-    "lite0_blocks",
-    "lite0_components",
     "load_model",
     "mobilenet_v2",
     "pretrained",
-    "public_start",
     "resnet9",
     "resnet18",
     "resnet34",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .block_features import lite0_blocks, lite0_components
 from .densenet import densenet121
 from .efficientnet import efficientnet_lite0
 from .mobilenet import mobilenet_v2
@@ -21,12 +20,9 @@ CLASSIFIERS = {  # [n, in_channels, size, size] -> logits [n, classes]
     "mobilenet_v2": mobilenet_v2,
     "efficientnet_lite0": efficientnet_lite0,
     "small_cnn": small_cnn,
-    "lite0_blocks": lite0_blocks,
-    "lite0_components": lite0_components,
 }
-CLEAR_ONLY = ("lite0_blocks", "lite0_components")  # that encrypted inference can't carry
 SEGMENTERS = {"unet": unet}  # [n, in_channels, size, size] -> logits [n, classes, size, size]
 ARCHITECTURES = {**CLASSIFIERS, **SEGMENTERS}
 
-SMALLEST_FILM = {**dict.fromkeys(ARCHITECTURES, 32), **dict.fromkeys(CLEAR_ONLY, 64), "small_cnn": 16, "unet": 16}  # a side
+SMALLEST_FILM = {**dict.fromkeys(ARCHITECTURES, 32), "small_cnn": 16, "unet": 16}  # pixels a side
 SIZE_STEP = {**dict.fromkeys(ARCHITECTURES, 1), "unet": 16}  # a film's side is a multiple of it

