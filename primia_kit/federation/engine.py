@@ -6,15 +6,12 @@ that holds its own. There is no second code path to compare apples with pears.
 
 from __future__ import annotations
 
-import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import torch
 
@@ -24,6 +21,7 @@ from ..privacy.gradients import check_layers
 from ..secagg import Aggregator, Identity, PlainSum, SecureSum
 from ..seeds import numpy_generator
 from .asking import Asking
+from .budgets import PASSING, ledger_folder, open_ledgers, spent
 from .checkpoint import Checkpoints
 from .device import choose_device
 from .fields import VALIDATION_FIELDS, update_fields
@@ -31,23 +29,14 @@ from .local import has_dropout
 from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
 from .plan import TrainingPlan
 from .pooled import balanced_weights, pooled_statistics, weight_bound, weight_of_all
-from .private import count_units, open_privacy
-from .private_statistics import private_class_weights, private_pixel_statistics, statistics_spends
-from .run import Round, TrainingRun
+from .private_statistics import private_class_weights, private_pixel_statistics
+from .run import Best, Round, TrainingRun
 from .site import Site, personal_weights
+from .snapshot import restore, server_state, site_states
 from .strategies import SERVERS
 from .trainable import freeze, trained_head, training_mode
 
 _FEWEST = 3  # sites that a round draws at least: of a sum of two, each can tell the other's part
-
-
-@dataclass
-class Best:
-    """The round with the lowest validation loss so far, and its global weights."""
-
-    round: int = 0
-    loss: float = math.inf
-    weights: Tensors = field(default_factory=dict)
 
 
 class Federation:
@@ -111,7 +100,7 @@ class Federation:
             self._open_ledgers(ledgers, state, kept)
         self._begin(state, start)
         if state:
-            self._restore(state, kept)
+            restore(self, state, kept, self._digests, self._checkpoints.folder)
 
     @property
     def finished(self) -> int:
@@ -200,8 +189,8 @@ class Federation:
         if self.plan.strategy == "fedbn" and never:
             notes.append(f"Never in a round, so their BatchNorm layers are as they began: {', '.join(never)}.")
         if self.plan.private and self.done and self.finished < self.plan.rounds:
-            spent = ", ".join(self._spent())
-            notes.append(f"Ended after {self.finished} of {self.plan.rounds} rounds: the privacy budgets of {spent} are spent.")
+            whose = ", ".join(self._spent())
+            notes.append(f"Ended after {self.finished} of {self.plan.rounds} rounds: the privacy budgets of {whose} are spent.")
         epsilons = {name: m.privacy.ledger.epsilon() for name, m in self.memories.items() if m.privacy is not None}
         return TrainingRun(self.plan, self.models(), tuple(self.rounds), best, tuple(notes), self.aggregator.transcript, epsilons)
 
@@ -210,30 +199,16 @@ class Federation:
         share = 1 - self.plan.ema**self.finished
         return {n: (m / share).to(self.weights[n].dtype) for n, m in self.average.items()}
 
-    def _open_ledgers(self, folder: str | Path | None, server: Mapping[str, Any], kept: Mapping[str, Mapping[str, Any]]) -> None:
-        """Each hospital's ledger and noise; a ledger must hold what the server's checkpoint knows of it."""
-        heads = {name: head for record in server.get("rounds", ()) for name, head in record["ledger_heads"].items()}
-        if folder is None and self._checkpoints is None:
-            self._passing = tempfile.TemporaryDirectory(prefix="primia-ledgers-")
-            self.notes.append(
-                "Neither ledgers nor checkpoints names a folder, so the hospitals' ledgers end with this run: another one on the "
-                "same patients won't know what was spent."
-            )
+    def _open_ledgers(self, folder: str | Path | None, state: Mapping[str, Any], kept: Mapping[str, Mapping[str, Any]]) -> None:
+        self._passing = ledger_folder(folder, self._checkpoints)
+        if self._passing:
+            self.notes.append(PASSING)
             folder = self._passing.name
-        for site in self.sites:
-            path = self._checkpoints.ledger(site.name) if folder is None else Path(folder) / quote(site.name, safe=" ")
-            self.memories[site.name].privacy = open_privacy(
-                site.name, site.train, self.plan, path, expected_head=heads.get(site.name),
-                noise_multiplier=kept[site.name]["noise_multiplier"] if kept else None,
-                statistics=statistics_spends(self.plan),
-            )  # fmt: skip
+        for name, privacy in open_ledgers(self.plan, self.sites, folder or self._checkpoints, state, kept).items():
+            self.memories[name].privacy = privacy
 
     def _spent(self) -> list[str]:
-        """The hospitals whose budget doesn't allow another round."""
-        if not self.plan.private:
-            return []
-        units = {site.name: count_units(site.train, self.plan.privacy) for site in self.sites}
-        return [name for name, m in self.memories.items() if not m.privacy.affords(self.plan, units[name])]
+        return spent(self.plan, self.sites, self.memories)
 
     def _default_aggregator(self) -> Aggregator:
         """A secure sum, whose hospitals remember what they opened wherever the run can be taken up again."""
@@ -363,42 +338,8 @@ class Federation:
         return loss
 
     def _save(self) -> None:
-        if self._checkpoints is None:
-            return
-        server = {
-            "spec": {**asdict(self.spec), "classes": list(self.spec.classes)},
-            "class_weights": self.class_weights,
-            "everyone": self.server.everyone,
-            "total_weight": self.total_weight,
-            "weights": self.weights,
-            "server": self.server.state,
-            "best": vars(self.best),
-            "average": self.average,
-            "rounds": [asdict(r) for r in self.rounds],
-        }
-        sites = {
-            name: {
-                "films": self._digests[name], "kept": m.kept, "best": m.best, "loss_scale": m.loss_scale,
-                "noise_multiplier": m.privacy and m.privacy.noise_multiplier, "clipping_norm": m.clipping_norm,
-            }
-            for name, m in self.memories.items()
-        }  # fmt: skip
-        self._checkpoints.save(self.finished, server, sites)
-
-    def _restore(self, server: Mapping[str, Any], sites: Mapping[str, Mapping[str, Any]]) -> None:
-        for name, state in sites.items():
-            if state["films"] != self._digests[name]:
-                raise KitError(
-                    f"Site {name}'s films aren't those that the checkpoints in {self._checkpoints.folder} were trained on: "
-                    "a run can't go on with other films. Choose another folder to start anew."
-                )
-            self.memories[name] = SiteMemory(
-                kept=state["kept"], best=state["best"], loss_scale=state["loss_scale"],
-                privacy=self.memories[name].privacy, clipping_norm=state["clipping_norm"],
-            )  # fmt: skip
-        self.weights, self.server.state = server["weights"], server["server"]
-        self.best, self.average = Best(**server["best"]), server["average"]
-        self.rounds = [Round(**record) for record in server["rounds"]]
+        if self._checkpoints is not None:
+            self._checkpoints.save(self.finished, server_state(self), site_states(self, self._digests))
 
 
 def federate(

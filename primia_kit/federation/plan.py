@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import types
 import typing
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from ..data import CASE_STUDY
 from ..errors import KitError, nearest
 from ..models import CLASSIFIERS, SMALLEST_FILM, ModelSpec
+from .plan_values import checked
 from .private_plan import PRIVATE_KEYS, check_privacy
 
 
@@ -131,7 +131,7 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for field in fields(self):
-            value = _checked(field.name, getattr(self, field.name), hints[field.name])
+            value = checked(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise KitError(f"classes is {list(self.classes)}; a plan needs at least two different labels.")
@@ -284,24 +284,3 @@ _MATTERS = {  # key -> whether it has an effect in this plan
         for name in ("learning_rate", "beta1", "beta2", "tau")
     },
 }
-
-
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """The value in its declared type, or a sentence. An int passes for a float; a bool passes for nothing."""
-    if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices or not isinstance(value, str):
-            raise KitError(f"{name} is {value!r}{nearest(str(value), choices)}; it must be one of {', '.join(choices)}.")
-        return value
-    if isinstance(hint, types.GenericAlias):  # tuple[str, ...]
-        if isinstance(value, str) or not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-            raise KitError(f"{name} is {value!r}; it must be a list of names.")
-        return tuple(value)
-    if hint is str and isinstance(value, str):
-        return value
-    if hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300:
-        return float(value)
-    article = {"int": "a whole number", "float": "a finite number", "str": "a text"}[hint.__name__]
-    raise KitError(f"{name} is {value!r}; it must be {article}.")

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import KitError
 from ..models import TrainedModel
 from ..secagg import Transcript
+from .messages import Tensors
 from .plan import TrainingPlan
+
+
+@dataclass
+class Best:
+    """The round with the lowest validation loss so far, and its global weights."""
+
+    round: int = 0
+    loss: float = math.inf
+    weights: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
