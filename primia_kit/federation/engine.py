@@ -20,12 +20,14 @@ import torch
 
 from ..errors import KitError
 from ..models import ModelSpec, TrainedModel, weights_sha256
+from ..privacy import DistributedNoise
 from ..privacy.gradients import check_layers
 from ..secagg import Aggregator, Identity, PlainSum, SecureSum
 from ..seeds import numpy_generator
 from .asking import Asking
 from .checkpoint import Checkpoints
 from .device import choose_device
+from .distributed import check_aggregator, gradient_fields, mean_step, noise_terms, settle_noise
 from .fields import VALIDATION_FIELDS, update_fields
 from .local import has_dropout
 from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
@@ -106,6 +108,8 @@ class Federation:
             self._digests = {site.name: site.films_sha256() for site in self.sites}
             state, kept, self.notes = self._checkpoints.latest() or ({}, {}, [])
         self.aggregator = aggregator or self._default_aggregator()
+        if plan.noise == "distributed":
+            check_aggregator(plan, self.sites, self.aggregator)
         self.average: Tensors = {}  # with `ema`: the mean of the weights, not yet corrected for its start at 0
         if plan.private:
             self._open_ledgers(ledgers, state, kept)
@@ -163,6 +167,8 @@ class Federation:
         start, task = time.perf_counter(), self.task()
         contributions, trainings, absent = self._train(task)
         total = self._sum(f"round {task.number} update", contributions)
+        if self.plan.noise == "distributed":
+            total = mean_step(task, total, self._noise())
         self.weights = self.server.step(self.weights, total)
         if self.plan.ema:
             self.average = {n: self.plan.ema * self.average.get(n, 0) + (1 - self.plan.ema) * w for n, w in self.weights.items()}
@@ -176,7 +182,7 @@ class Federation:
             losses={name: training.loss for name, training in trainings.items() if training.loss is not None},
             steps={name: training.steps for name, training in trainings.items()},
             seconds=time.perf_counter() - start,
-            update_bytes=sum(part.nbytes for part in next(iter(contributions.values())).values()),
+            update_bytes=sum(4 * part.numel() for part in next(iter(contributions.values())).values()),  # words of 32 bits
             absent=absent,
             validation_loss=loss,
             epsilons={name: training.epsilon for name, training in trainings.items() if training.epsilon is not None},
@@ -220,13 +226,20 @@ class Federation:
                 "same patients won't know what was spent."
             )
             folder = self._passing.name
+        terms = noise_terms(self.plan, self.sites) if self.plan.noise == "distributed" else None
         for site in self.sites:
             path = self._checkpoints.ledger(site.name) if folder is None else Path(folder) / quote(site.name, safe=" ")
             self.memories[site.name].privacy = open_privacy(
                 site.name, site.train, self.plan, path, expected_head=heads.get(site.name),
                 noise_multiplier=kept[site.name]["noise_multiplier"] if kept else None,
-                statistics=statistics_spends(self.plan),
+                statistics=statistics_spends(self.plan), step=None if terms is None else terms.mechanism,
             )  # fmt: skip
+        if terms is not None:
+            settle_noise(terms, [memory.privacy for memory in self.memories.values()])
+
+    def _noise(self) -> DistributedNoise:
+        """The terms of distributed noise, the same at all hospitals."""
+        return next(iter(self.memories.values())).privacy.distributed
 
     def _spent(self) -> list[str]:
         """The hospitals whose budget doesn't allow another round."""
@@ -239,10 +252,12 @@ class Federation:
         """A secure sum, whose hospitals remember what they opened wherever the run can be taken up again."""
         if len(self.sites) == 1:
             return PlainSum()
+        fewest = self.plan.min_sites if self.plan.noise == "distributed" else None  # the noise counts on so many
         if self._checkpoints is None:
-            return SecureSum()
+            return SecureSum(min_survivors=fewest)
         histories = {site.name: self._checkpoints.history(site.name) for site in self.sites}
-        return SecureSum({name: Identity.generate(history) for name, history in histories.items()}, run=self._checkpoints.run)
+        identities = {name: Identity.generate(history) for name, history in histories.items()}
+        return SecureSum(identities, min_survivors=fewest, run=self._checkpoints.run)
 
     def _begin(self, state: Mapping[str, Any], start: Mapping[str, torch.Tensor] | None) -> None:
         """The facts about all sites that a run needs, by one sum each, or from its checkpoint; and the first weights."""
@@ -285,8 +300,11 @@ class Federation:
 
     def _sum(self, purpose: str, contributions: Mapping[str, Tensors]) -> Tensors:
         # A site alone adds nothing up, so there is no sum that could overflow and no range to keep.
-        parts, alone = next(iter(contributions.values())), len(contributions) == 1
-        fields = None if alone else update_fields(parts, self.total_weight, len(contributions))
+        parts, count = next(iter(contributions.values())), len(contributions)
+        if self.plan.noise == "distributed":
+            fields = gradient_fields(parts, self._noise(), count)
+        else:
+            fields = None if count == 1 else update_fields(parts, self.total_weight, count)
         return self.aggregator.sum(purpose, contributions, fields)
 
     def _train(self, task: RoundTask) -> tuple[dict[str, Tensors], dict[str, LocalTraining], dict[str, str]]:

@@ -23,13 +23,15 @@ How it's accounted. Let N be the sum of h shares' noise, of variance μ, and G =
     a. P(N = k) = φ(k) (1 ± 2^-100) with φ the normal density (`discrete_gaussian`), and P(G = k) is the mean of φ over
        [k - 1/2, k + 1/2], which is φ(k) times something between e^(-1 / (8 μ)) and e^(k^2 / (24 μ^2)). So the logarithm of
        their ratio is (3 + k^2 / μ) / (24 μ) at most, on either side.
-    b. Hence their squared Hellinger distance is E[(3 + x^2)^2 ...] / (8 · 24^2 μ^2) <= 0.0055 / μ^2, with x standard normal.
+    b. Hence their squared Hellinger distance is at most E[b^2 e^b] / 8 <= 0.0055 / μ^2, for b = (3 + x^2) / (24 μ) with x
+       standard normal.
     c. It adds up over independent values, and over steps that depend on what came before. So all that n values tell, over
        all steps, is within total variation √(2 n 0.0055) / μ < √n / (8 μ) of what it would be with G for N.
     d. With G, the sum is round(sum_p r_p + normal noise): a Gaussian mechanism of sensitivity K, then rounded. Poisson
        samples amplify it as they do DP-SGD's. `SampledDiscreteGaussian` is this with c's distance.
 
-More shares than h, or the modulus, are post-processing. Rounding (step 3) is of each patient alone, so all this holds for
+Usual terms put that distance at 10^-9 or less. It's multiplied by 1 + e^ε (see `accounting`), so where ε comes to 13 or more,
+which promises little anyway, it may count as infinite. More shares than h, or the modulus, are post-processing. Rounding (step 3) is of each patient alone, so all this holds for
 whatever it draws.
 """
 
