@@ -9,14 +9,14 @@ its random rotation, which only helps where a sum has a few bits. One step:
 
     1. Each hospital samples its patients and forms each one's gradient g_p.
     2. v_p = s g_p min(1, C / |g_p|).
-    3. r_p = v_p with each value rounded up or down at random, so that its mean is v_p; drawn again until |r_p|^2 <= K^2,
+    3. r_p = v_p with each value rounded up or down at random, so that its mean is v_p's; drawn again until |r_p|^2 <= K^2,
        which is checked in whole numbers.
     4. The hospital sends sum_p r_p + Z to the secure sum, with Z a discrete Gaussian on each value (`discrete_gaussian`).
     5. The sum modulo 2^32, read with its sign, / s is sum_p of all hospitals' clipped gradients, with noise.
 
 A patient changes the sum by r_p, of norm K at most: exactly, since nothing is added in floating point. K and s belong
 together by step 3 (Theorem 1 there, at β = e^-1/2): K^2 = (s C)^2 + d / 4 + s C + √d / 2, so that a try succeeds with a
-chance of 0.39 at least, and nearly always where s C is much above √d.
+chance of 0.39 at least (about 0.9 for a gradient that was clipped, 1 for much shorter ones).
 
 How it's accounted. Let N be the sum of h shares' noise, of variance μ, and G = round(normal noise of variance μ).
 
@@ -30,9 +30,9 @@ How it's accounted. Let N be the sum of h shares' noise, of variance μ, and G =
     d. With G, the sum is round(sum_p r_p + normal noise): a Gaussian mechanism of sensitivity K, then rounded. Poisson
        samples amplify it as they do DP-SGD's. `SampledDiscreteGaussian` is this with c's distance.
 
-Usual terms put that distance at 10^-9 or less. It's multiplied by 1 + e^ε (see `accounting`), so where ε comes to 13 or more,
-which promises little anyway, it may count as infinite. More shares than h, or the modulus, are post-processing. Rounding (step 3) is of each patient alone, so all this holds for
-whatever it draws.
+Usual terms put that distance at 10^-9 or less. It's multiplied by 1 + e^ε (see `accounting`), so where ε comes to 10 or
+more, which promises little anyway, it may count as infinite. More shares than h, or the modulus, are post-processing.
+Rounding (step 3) is of each patient alone, so all this holds for whatever it draws.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class DistributedNoise:
             raise KitError(f"There are {self.shares} shares of noise on {self.values} values; there must be 1 of each.")
         if self.squared_bound < self.values:
             raise KitError(
-                f"A noise multiplier of {self.noise_multiplier:g} leaves whole numbers too coarse for {self.values:,} parameters: "
-                "lower it, or freeze more layers."
+                f"A noise multiplier of {self.noise_multiplier:g} leaves whole numbers too coarse for {self.values:,} "
+                "parameters: lower it, or freeze more layers."
             )
 
     @classmethod
@@ -139,7 +139,8 @@ class DistributedNoise:
             gradient: float [d], not clipped yet.
         """
         gradient = gradient.astype(np.float64)
-        norm = math.sqrt(float(gradient @ gradient))
+        with np.errstate(over="ignore"):
+            norm = math.sqrt(float(gradient @ gradient))
         if not math.isfinite(norm):
             return np.zeros(len(gradient), np.int64)
         scaled = gradient * (self.scale * min(1.0, self.clipping_norm / max(norm, 1e-300)))
