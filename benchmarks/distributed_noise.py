@@ -22,7 +22,7 @@ import json
 import math
 import statistics
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -141,7 +141,7 @@ def head_mcc(hospitals: int, runs: int, draws: int, epsilons=(1.0, 3.0)) -> dict
         for name, memory in federation.memories.items():
             memory.features = features[name]
             if quiet:
-                memory.privacy.distributed = NoNoise(**vars(memory.privacy.distributed))
+                memory.privacy.distributed = NoNoise(**asdict(memory.privacy.distributed))
         for _ in federation:
             pass
         weights = federation.run().model.weights

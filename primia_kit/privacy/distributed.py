@@ -40,6 +40,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
@@ -105,12 +106,12 @@ class DistributedNoise:
         """Of one hospital's noise on each value, in squared steps."""
         return variance(self.width)
 
-    @property
+    @cached_property
     def squared_bound(self) -> int:
         """K^2: z = √(shares · share_variance / K^2), but for its rounding down."""
         return int(self.shares * self.share_variance / Fraction(self.noise_multiplier) ** 2)
 
-    @property
+    @cached_property
     def scale(self) -> float:
         """s, steps for a unit of the gradient."""
         root = math.sqrt(self.values)
@@ -138,20 +139,25 @@ class DistributedNoise:
         Args:
             gradient: float [d], not clipped yet.
         """
-        gradient = gradient.astype(np.float64)
+        gradient = gradient.astype(np.float64)  # a copy, worked on in place: fresh pages cost more than sums
         with np.errstate(over="ignore"):
             norm = math.sqrt(float(gradient @ gradient))
         if not math.isfinite(norm):
             return np.zeros(len(gradient), np.int64)
-        scaled = gradient * (self.scale * min(1.0, self.clipping_norm / max(norm, 1e-300)))
-        floor = np.floor(scaled)
-        fraction, whole = scaled - floor, floor.astype(np.int64)
+        fraction = gradient
+        fraction *= self.scale * min(1.0, self.clipping_norm / max(norm, 1e-300))
+        floor = np.floor(fraction)
+        fraction -= floor
+        whole = floor.astype(np.int64)
+        fraction *= 2.0**53
+        up = fraction.astype(np.int64).view(np.uint64)
         for _ in range(_TRIES):
-            uniform = (source.uniform_words(len(scaled)) >> np.uint64(11)) * 2.0**-53
-            found = whole + (uniform < fraction)
+            words = source.uniform_words(len(whole))
+            words >>= np.uint64(11)
+            found = whole + (words < up)
             if int(found @ found) <= self.squared_bound:
                 return found
-        return np.trunc(scaled).astype(np.int64)  # not longer than `scaled`
+        return whole + ((whole < 0) & (up > 0))  # towards zero: not longer than what is rounded
 
     def share(self, source: NoiseSource) -> np.ndarray:
         """One hospital's noise (step 4): int64 [d]."""
