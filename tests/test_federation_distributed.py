@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -16,8 +15,8 @@ from primia_kit.privacy import DistributedNoise, Gaussian, Ledger, NoiseSource, 
 from primia_kit.privacy.distributed import most_sampled
 from primia_kit.secagg import AggregationAborted, PlainSum, SecureSum
 
-from .noise_sites import Gone, films
-from .test_federation_private import HEAD, PRIVATE, hospital, hospitals
+from .noise_sites import Gone
+from .test_federation_private import HEAD, PRIVATE, Fixed, accuracy, hospital, hospitals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -129,8 +128,6 @@ def test_with_fewer_than_min_sites_nobody_learns_a_sum():
 
 def test_without_noise_it_is_the_local_plans_step(silenced):
     """Momentum, weight decay, clipping, division by the expected number: as if each hospital had made the step itself."""
-    from .test_federation_private import Fixed
-
     for plan in (replace(WHOLE, rounds=2, clipping_norm=0.3), replace(PLAN, rounds=2, strategy="fedyogi")):
         ours, theirs = begun(plan, quiet="ABC"), Federation(replace(plan, noise="local"), hospitals())
         for memory in theirs.memories.values():
@@ -171,9 +168,9 @@ def test_the_servers_step_is_the_plans_optimizers():
 
 def test_no_value_can_leave_its_field():
     """The largest that a hospital can send, with as many patients as it may sample: their sum stays within 32 bits."""
-    who = [hospital(name, seed, patients) for seed, (name, patients) in enumerate(zip("ABC", (10, 20, 40), strict=True))]
+    who = [hospital(name, seed, patients) for seed, (name, patients) in enumerate(zip("ABC", (10, 10, 40), strict=True))]
     terms = noise_terms(PLAN, who)
-    assert terms.sampled == max(most_sampled(n, 5) for n in (10, 20, 40)) and terms.values == 1503
+    assert terms.sampled == max(most_sampled(n, 5) for n in (10, 10, 40)) and terms.values == 1503
     agreed = terms.at(1.0)
     assert 3 * agreed.largest(terms.sampled) < 2**31 and agreed.largest(terms.sampled) <= agreed.room(3)
 
@@ -182,9 +179,9 @@ def test_no_value_can_leave_its_field():
 
 
 def test_each_hospitals_ledger_is_charged_the_whole_noise():
-    who = [hospital(name, seed, patients) for seed, (name, patients) in enumerate(zip("ABC", (10, 20, 40), strict=True))]
+    who = [hospital(name, seed, patients) for seed, (name, patients) in enumerate(zip("ABC", (10, 10, 40), strict=True))]
     run = federate(PLAN, who)
-    for name, patients in zip("ABC", (10, 20, 40), strict=True):
+    for name, patients in zip("ABC", (10, 10, 40), strict=True):
         alike = epsilon([(SampledGaussian(5 / patients, 1.0), 3)], 1e-3)
         assert alike <= run.epsilons[name] <= alike * (1 + 1e-4)
     assert all(r.steps == dict.fromkeys("ABC", 1) and r.losses == {} and not r.absent for r in run.rounds)
@@ -198,14 +195,14 @@ def test_every_strategy_that_takes_a_sum_runs(strategy):
 
 
 def test_one_noise_keeps_every_hospitals_target():
-    who = [hospital(name, seed, patients) for seed, (name, patients) in enumerate(zip("ABC", (10, 20, 40), strict=True))]
+    who = [hospital(name, seed, patients) for seed, (name, patients) in enumerate(zip("ABC", (10, 10, 40), strict=True))]
     plan = replace(PLAN, rounds=2, noise_multiplier=0.0, target_epsilon=4.0)
     federation = Federation(plan, who)
     assert len({memory.privacy.noise_multiplier for memory in federation.memories.values()}) == 1
     for _ in federation:
         pass
     found = federation.run().epsilons
-    assert 3.98 < found["A"] <= 4.0 and found["C"] < found["B"] < found["A"]  # A samples half of its patients, C an eighth
+    assert 3.98 < found["A"] == found["B"] <= 4.0 and found["C"] < found["B"]  # A samples half of its patients, C an eighth
 
 
 def test_distributed_and_local_spends_compose_in_one_ledger(tmp_path):
@@ -264,18 +261,9 @@ def test_runs_of_one_plan_have_different_noise():
     assert float((first - second).std()) > 0.01
 
 
-@cache
-def _trained(noise):
-    plan = replace(PLAN, rounds=10, batch_size=60, learning_rate=2.0, noise_multiplier=noise, delta=1e-4)
-    who = [hospital(name, seed, patients=60, each=2) for seed, name in enumerate("ABC")]
-    model = federate(plan, who).model
-    test = films([0, 1, 2] * 10, 50, 16)
-    with torch.no_grad():
-        return float((model.network()(model.spec.normalise(test.images)).argmax(1) == test.labels).double().mean())
-
-
 def test_it_learns_and_too_much_noise_stops_it():
-    assert _trained(1.0) > 0.9 > _trained(500.0)
+    plan = replace(PLAN, rounds=10, batch_size=60, learning_rate=2.0, delta=1e-4)
+    assert accuracy(plan) > 0.9 > accuracy(replace(plan, noise_multiplier=500.0))
 
 
 # --- refusals
