@@ -14,9 +14,10 @@ its random rotation, which only helps where a sum has a few bits. One step:
     4. The hospital sends sum_p r_p + Z to the secure sum, with Z a discrete Gaussian on each value (`discrete_gaussian`).
     5. The sum modulo 2^32, read with its sign, / s is sum_p of all hospitals' clipped gradients, with noise.
 
-A patient changes the sum by r_p, of norm K at most: nothing is added in floating point. (That g_p is a function of p alone is
-up to who forms it.) K and s belong together by step 3 (Theorem 1 there, at β = e^-1/2): K^2 = (s C)^2 + d / 4 + s C + √d / 2, so that a try succeeds with a
-chance of 0.39 at least (about 0.9 for a gradient that was clipped, 1 for much shorter ones).
+A patient changes the sum by r_p, of norm K at most: nothing is added in floating point. (That g_p is a function of p alone
+is up to who forms it.) K and s belong together by step 3 (Theorem 1 there, at β = e^-1/2):
+K^2 = (s C)^2 + d / 4 + s C + √d / 2, so that a try succeeds with a chance of 0.39 at least (about 0.9 for a gradient that was
+clipped, 1 for much shorter ones).
 
 How it's accounted. Let N be the sum of h shares' noise, of variance μ, and G = round(normal noise of variance μ).
 
