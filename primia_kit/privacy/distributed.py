@@ -4,7 +4,7 @@
     z  noise multiplier K  the bound of a unit's vector of whole numbers, in L2 norm       c  hospitals that may collude
     s  scale            h = m - c, the shares counted on
 
-This is the distributed discrete Gaussian mechanism of Kairouz, Liu & Steinke 2021 (arXiv 2102.06387, Algorithm 1), without
+This is the distributed discrete Gaussian mechanism of Kairouz, Liu & Steinke 2021 (arXiv 2102.06387), without
 its random rotation, which only helps where a sum has a few bits. One step:
 
     1. Each hospital samples its patients and forms each one's gradient g_p.
