@@ -5,9 +5,9 @@
     Z  = X_0 + B X_1 + B^2 X_2, of variance w^2 (1 + B^2 + B^4): a discrete Gaussian on all whole numbers
 
 Sums like Z and sums of Z's are discrete Gaussians but for a factor (Micciancio & Walter 2017; Kairouz, Liu & Steinke 2021,
-arXiv 2102.06387). For a x + b y = z, with x, y of variances s, t, the chances of all (x, y) add up to
+arXiv 2102.06387). For x + b y = z, with x, y of variances s, t, the chances of all (x, y) add up to
 
-    exp(-z^2 / (2 (a^2 s + b^2 t))) times a sum over whole numbers of a Gaussian of variance V = 1 / (b^2 / s + 1 / t), a = 1,
+    exp(-z^2 / (2 (s + b^2 t))) times a sum over whole numbers of a Gaussian of variance V = 1 / (b^2 / s + 1 / t),
 
 and the latter is constant in z within 1 ± 2.1 exp(-2 pi^2 V) (Poisson's summation formula). In Z, V is at least 3.98, a
 factor of 1 ± 2^-112; between two hospitals' Z's V is 10^7 and more.
