@@ -17,6 +17,7 @@ import torch
 
 from ..errors import KitError
 from ..models import ModelSpec, TrainedModel, weights_sha256
+from ..privacy import DistributedNoise
 from ..privacy.gradients import check_layers
 from ..secagg import Aggregator, Identity, PlainSum, SecureSum
 from ..seeds import numpy_generator
@@ -24,6 +25,7 @@ from .asking import Asking
 from .budgets import PASSING, ledger_folder, open_ledgers, spent
 from .checkpoint import Checkpoints
 from .device import choose_device
+from .distributed import check_aggregator, gradient_fields, mean_step
 from .fields import VALIDATION_FIELDS, update_fields
 from .local import has_dropout
 from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
@@ -95,6 +97,8 @@ class Federation:
             self._digests = {site.name: site.films_sha256() for site in self.sites}
             state, kept, self.notes = self._checkpoints.latest() or ({}, {}, [])
         self.aggregator = aggregator or self._default_aggregator()
+        if plan.noise == "distributed":
+            check_aggregator(plan, self.sites, self.aggregator)
         self.average: Tensors = {}  # with `ema`: the mean of the weights, not yet corrected for its start at 0
         if plan.private:
             self._open_ledgers(ledgers, state, kept)
@@ -152,6 +156,8 @@ class Federation:
         start, task = time.perf_counter(), self.task()
         contributions, trainings, absent = self._train(task)
         total = self._sum(f"round {task.number} update", contributions)
+        if self.plan.noise == "distributed":
+            total = mean_step(task, total, self._noise())
         self.weights = self.server.step(self.weights, total)
         if self.plan.ema:
             self.average = {n: self.plan.ema * self.average.get(n, 0) + (1 - self.plan.ema) * w for n, w in self.weights.items()}
@@ -165,7 +171,7 @@ class Federation:
             losses={name: training.loss for name, training in trainings.items() if training.loss is not None},
             steps={name: training.steps for name, training in trainings.items()},
             seconds=time.perf_counter() - start,
-            update_bytes=sum(part.nbytes for part in next(iter(contributions.values())).values()),
+            update_bytes=sum(4 * part.numel() for part in next(iter(contributions.values())).values()),  # words of 32 bits
             absent=absent,
             validation_loss=loss,
             epsilons={name: training.epsilon for name, training in trainings.items() if training.epsilon is not None},
@@ -207,6 +213,10 @@ class Federation:
         for name, privacy in open_ledgers(self.plan, self.sites, folder or self._checkpoints, state, kept).items():
             self.memories[name].privacy = privacy
 
+    def _noise(self) -> DistributedNoise:
+        """The terms of distributed noise, the same at all hospitals."""
+        return next(iter(self.memories.values())).privacy.distributed
+
     def _spent(self) -> list[str]:
         return spent(self.plan, self.sites, self.memories)
 
@@ -214,10 +224,12 @@ class Federation:
         """A secure sum, whose hospitals remember what they opened wherever the run can be taken up again."""
         if len(self.sites) == 1:
             return PlainSum()
+        fewest = self.plan.min_sites if self.plan.noise == "distributed" else None  # the noise counts on so many
         if self._checkpoints is None:
-            return SecureSum()
+            return SecureSum(min_survivors=fewest)
         histories = {site.name: self._checkpoints.history(site.name) for site in self.sites}
-        return SecureSum({name: Identity.generate(history) for name, history in histories.items()}, run=self._checkpoints.run)
+        identities = {name: Identity.generate(history) for name, history in histories.items()}
+        return SecureSum(identities, min_survivors=fewest, run=self._checkpoints.run)
 
     def _begin(self, state: Mapping[str, Any], start: Mapping[str, torch.Tensor] | None) -> None:
         """The facts about all sites that a run needs, by one sum each, or from its checkpoint; and the first weights."""
@@ -260,8 +272,11 @@ class Federation:
 
     def _sum(self, purpose: str, contributions: Mapping[str, Tensors]) -> Tensors:
         # A site alone adds nothing up, so there is no sum that could overflow and no range to keep.
-        parts, alone = next(iter(contributions.values())), len(contributions) == 1
-        fields = None if alone else update_fields(parts, self.total_weight, len(contributions))
+        parts, count = next(iter(contributions.values())), len(contributions)
+        if self.plan.noise == "distributed":
+            fields = gradient_fields(parts, self._noise(), count)
+        else:
+            fields = None if count == 1 else update_fields(parts, self.total_weight, count)
         return self.aggregator.sum(purpose, contributions, fields)
 
     def _train(self, task: RoundTask) -> tuple[dict[str, Tensors], dict[str, LocalTraining], dict[str, str]]:

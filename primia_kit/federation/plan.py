@@ -73,6 +73,10 @@ class TrainingPlan:
         (Andrew et al. 2021), whose noised count is part of what is charged.
     virtual_batch: films (and copies of them) whose gradients are in memory at a time; changes no result.
     augmentation_multiplicity: augmented copies of each film, whose gradients are averaged (De et al. 2022).
+    noise: "local", each hospital adds the whole noise to its own gradients; "distributed", each adds a share of it to one
+        clipped sum a round, and the secure sum has the whole. See `primia_kit.federation.distributed`.
+    colluders: hospitals of the `min_sites` that a sum has at least whose shares of distributed noise don't count, since
+        they may tell others what they added, or add nothing. With 0, epsilon doesn't hold against the other hospitals.
     statistics_noise: noise multiplier of each sum that is charged before training: pixel statistics, class counts;
         0: there are none.
     seed: every draw derives from it by (seed, round, site). Not secret, nothing secret derives from it.
@@ -125,6 +129,8 @@ class TrainingPlan:
     clipping_quantile: float = 0.5
     virtual_batch: int = 64
     augmentation_multiplicity: int = 1
+    noise: Literal["local", "distributed"] = "local"
+    colluders: int = 1
     statistics_noise: float = 0.0
     seed: int = 0
 
@@ -252,7 +258,7 @@ class TrainingPlan:
 
 _LEAST = {
     "rounds": 1, "local_epochs": 1, "sync_every": 0, "batch_size": 2, "min_sites": 1, "patience": 0, "seed": 0,
-    "virtual_batch": 1, "augmentation_multiplicity": 1,
+    "virtual_batch": 1, "augmentation_multiplicity": 1, "colluders": 0,
 }  # fmt: skip
 _RANGES = {  # key -> (what must hold, as a sentence)
     **dict.fromkeys(
@@ -276,6 +282,7 @@ _MATTERS = {  # key -> whether it has an effect in this plan
     "validation_share": lambda plan: plan.patience > 0,
     **dict.fromkeys(("pixel_mean", "pixel_std"), lambda plan: plan.pixel_statistics == "public"),
     **dict.fromkeys(PRIVATE_KEYS, lambda plan: plan.privacy != "none"),
+    "colluders": lambda plan: plan.noise == "distributed",
     "clipping_quantile": lambda plan: plan.privacy != "none" and plan.clipping == "adaptive",
     "target_epsilon": lambda plan: plan.privacy != "none" and plan.target_epsilon > 0,
     "noise_multiplier": lambda plan: plan.privacy != "none" and plan.noise_multiplier > 0,

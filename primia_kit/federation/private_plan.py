@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 PRIVATE_KEYS = (
     "target_epsilon", "noise_multiplier", "delta", "clipping_norm", "clipping", "clipping_quantile", "virtual_batch",
-    "augmentation_multiplicity", "statistics_noise",
+    "augmentation_multiplicity", "statistics_noise", "noise", "colluders",
 )  # fmt: skip
 
 
@@ -27,6 +27,8 @@ def check_privacy(plan: TrainingPlan) -> None:
     if not plan.private:
         if plan.pixel_statistics == "private":
             raise KitError('pixel_statistics is "private", and privacy is "none": use "exact", or set privacy="patient".')
+        if plan.noise == "distributed":
+            raise KitError('noise is "distributed", and privacy is "none": there is no noise. Set privacy="patient".')
         return
     if (plan.target_epsilon > 0) == (plan.noise_multiplier > 0):
         raise KitError(
@@ -57,6 +59,28 @@ def check_privacy(plan: TrainingPlan) -> None:
         (plan.augmentation_multiplicity > 1 and plan.augmentation == "none", f"augmentation_multiplicity is "
          f'{plan.augmentation_multiplicity}, and augmentation is "none": all copies would be equal. Set one or the other.'),
     )  # fmt: skip
+    if plan.noise == "distributed":
+        refused += _refused_if_distributed(plan)
     for holds, sentence in refused:
         if holds:
             raise KitError(sentence)
+
+
+def _refused_if_distributed(plan: TrainingPlan) -> tuple[tuple[bool, str], ...]:
+    """What makes the update more than a function of one sum of clipped gradients a round, alike for all hospitals."""
+    return (
+        (plan.sync_every != 1, f"sync_every is {plan.sync_every}: after several steps at a hospital the clipping norm doesn't "
+         "bound what a patient changes. Set sync_every=1."),
+        (plan.strategy not in ("fedavg", "fedadam", "fedyogi"), f'strategy is "{plan.strategy}", whose sites do more than send a '
+         'gradient: use "fedavg", "fedadam" or "fedyogi".'),
+        (plan.optimizer != "sgd", f'optimizer is "{plan.optimizer}", and the server makes the step: use "sgd", or Adam at the '
+         'server (strategy="fedadam").'),
+        (plan.participation < 1, f"participation is {plan.participation:g}: all hospitals have to add their noise. Set it to 1."),
+        (plan.weighting != "uniform", f'weighting is "{plan.weighting}": in a sum of clipped gradients all hospitals weigh the '
+         'same, as all sample batch_size patients. Use "uniform".'),
+        (plan.clipping == "adaptive", 'clipping is "adaptive", and all hospitals have to clip alike: use "fixed".'),
+        (plan.min_sites < 3, f"min_sites is {plan.min_sites}: noise is shared out so that that many hospitals are enough, and a "
+         "secure sum needs 3. Set it to 3 or more."),
+        (plan.min_sites - plan.colluders < 2, f"colluders is {plan.colluders} of at least {plan.min_sites} hospitals "
+         '(min_sites), so each would have to add the whole noise: lower it, or use noise="local".'),
+    )  # fmt: skip

@@ -16,6 +16,7 @@ from ..data import FilmSet, Manifest, load_films
 from ..errors import KitError
 from ..seeds import derive_seed
 from .device import CPU, Device
+from .distributed import noised_gradient_sum
 from .local import model_input, train_locally
 from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
 from .plan import TrainingPlan
@@ -130,7 +131,8 @@ class Site:
         Returns: the contribution to the round's sum, float32, which goes through the aggregator: the weight
         under "weight", weight * (local - global) under each trained parameter's name, and what the strategy adds; and
         the number of steps and the mean loss, which the server gets in clear to show progress. Of a private plan (see
-        `train_privately`; memory has the ledger) it gets the steps and the ledger's head, and no loss.
+        `train_privately`; memory has the ledger) it gets the steps and the ledger's head, and no loss. Where noise is
+        distributed, the contribution is that of `noised_gradient_sum`.
         """
         network = _workspace(task, device.kind)
         memory = memory if memory is not None else SiteMemory()
@@ -138,6 +140,11 @@ class Site:
         head = trained_head(network, task.plan)
         if head is not None and memory.features is None:  # for the whole run: what is frozen doesn't change
             memory.features = head_inputs(network, self.train, task.spec, model_input, device)
+        if task.plan.noise == "distributed":
+            return noised_gradient_sum(
+                network, self.train, task, site=self.name, memory=memory, device=device,
+                features=None if head is None else memory.features, on_step=on_step,
+            )  # fmt: skip
         train = train_privately if task.plan.private else train_locally
         training = train(
             network, self.train, task, site=self.name, rule=rule, memory=memory, device=device,
