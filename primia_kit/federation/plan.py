@@ -18,6 +18,8 @@ from ..errors import KitError, nearest
 from ..models import CLASSIFIERS, SMALLEST_FILM, ModelSpec
 from .private_plan import PRIVATE_KEYS, check_privacy
 
+BODY = "body"  # in `frozen`: everything but the last linear layer
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
@@ -57,7 +59,9 @@ class TrainingPlan:
     frozen: layers that aren't trained, by name or the first parts of it ("layer1", "layer2.0"); "body" is everything
         but the last linear layer. BatchNorm layers that are frozen use the statistics that they came with.
     start: SHA-256 of the weights that training starts from (`models.weights_sha256`); "": random ones, by `seed`.
-    feature_norm: "l2" scales what enters the last linear layer to length 1, film by film; "none" doesn't.
+    feature_norm: "l2" scales what enters the last linear layer to length 1, film by film; "l2_centred" takes the mean of
+        that over all sites' films off it and scales it again (see `models.CentredLinear`), for a last layer that is trained
+        alone; "none" leaves it.
     ema: decay, [0, 1), of the mean of the global weights over the rounds (Polyak averaging, corrected for its start),
         which is then the model that the run ends with; 0: the last weights.
     pixel_statistics: where the model's pixel mean and standard deviation come from: "exact", over all sites' training
@@ -73,8 +77,8 @@ class TrainingPlan:
         (Andrew et al. 2021), whose noised count is part of what is charged.
     virtual_batch: films (and copies of them) whose gradients are in memory at a time; changes no result.
     augmentation_multiplicity: augmented copies of each film, whose gradients are averaged (De et al. 2022).
-    statistics_noise: noise multiplier of each sum that is charged before training: pixel statistics, class counts;
-        0: there are none.
+    statistics_noise: noise multiplier of each sum that is charged before training: pixel statistics, class counts, mean
+        features; 0: there are none.
     seed: every draw derives from it by (seed, round, site). Not secret, nothing secret derives from it.
     """
 
@@ -111,7 +115,7 @@ class TrainingPlan:
     validation_share: float = 0.2
     frozen: tuple[str, ...] = ()
     start: str = ""
-    feature_norm: Literal["none", "l2"] = "none"
+    feature_norm: Literal["none", "l2", "l2_centred"] = "none"
     ema: float = 0.0
     pixel_statistics: Literal["exact", "public", "private"] = "exact"
     pixel_mean: float = 0.5
@@ -156,6 +160,11 @@ class TrainingPlan:
             other = "patience" if self.patience else 'strategy "fedbn"'
             raise KitError(
                 f"ema is {self.ema}, and {other} chooses other weights than averaged ones: set one of them to 0 or none."
+            )
+        if self.feature_norm == "l2_centred" and (BODY not in self.frozen or self.augmentation != "none" or self.mixup):
+            raise KitError(
+                'feature_norm "l2_centred" needs features that never change, to take their mean once: set '
+                f'frozen=("{BODY}",), augmentation="none" and mixup=0.'
             )
         check_privacy(self)
 
