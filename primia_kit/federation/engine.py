@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import KitError
-from ..models import ModelSpec, TrainedModel, weights_sha256
+from ..models import ModelSpec, TrainedModel, last_layer, weights_sha256
 from ..privacy import DistributedNoise
 from ..privacy.gradients import check_layers
 from ..secagg import Aggregator, Identity, PlainSum, SecureSum
@@ -30,8 +31,8 @@ from .fields import VALIDATION_FIELDS, update_fields
 from .local import has_dropout
 from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
 from .plan import TrainingPlan
-from .pooled import balanced_weights, pooled_statistics, weight_bound, weight_of_all
-from .private_statistics import private_class_weights, private_pixel_statistics
+from .pooled import balanced_weights, mean_feature, pooled_statistics, weight_bound, weight_of_all
+from .private_statistics import private_class_weights, private_mean_feature, private_pixel_statistics
 from .run import Best, Round, TrainingRun
 from .site import Site, personal_weights
 from .snapshot import restore, server_state, site_states
@@ -249,6 +250,9 @@ class Federation:
             if SERVERS[plan.strategy].needs_everyone:
                 everyone = weight_of_all(plan, sites, aggregator, self.total_weight)
         network = freeze(self.spec.build(plan.seed) if start is None else self.spec.build_with(start), plan)
+        if plan.feature_norm == "l2_centred" and not state:
+            network.get_submodule(last_layer(network)).center.copy_(self._mean_feature(network.to(self.device.kind)))
+            network.to("cpu")
         if plan.private and trained_head(network, plan) is None:
             check_layers(training_mode(network))
         self.weights = network.state_dict()
@@ -269,6 +273,12 @@ class Federation:
         if self.plan.private:
             return private_class_weights(self.plan, self.sites, self.memories, self.aggregator)
         return balanced_weights(self.sites, self.aggregator)
+
+    def _mean_feature(self, network: nn.Module) -> torch.Tensor:
+        plan, aggregator, device = self.plan, self.aggregator, self.device
+        if plan.private:
+            return private_mean_feature(plan, network, self.spec, self.sites, self.memories, aggregator, device)
+        return mean_feature(network, self.spec, self.sites, aggregator, device)
 
     def _sum(self, purpose: str, contributions: Mapping[str, Tensors]) -> Tensors:
         # A site alone adds nothing up, so there is no sum that could overflow and no range to keep.

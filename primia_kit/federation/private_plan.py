@@ -15,6 +15,12 @@ PRIVATE_KEYS = (
 )  # fmt: skip
 
 
+def statistics(plan: TrainingPlan) -> list[str]:
+    """The sums about private films that the plan asks for before training, by key and value; each is charged once."""
+    asked = {"pixel_statistics": "private", "class_weights": "balanced", "feature_norm": "l2_centred"}
+    return [f'{key} "{value}"' for key, value in asked.items() if getattr(plan, key) == value]
+
+
 def check_privacy(plan: TrainingPlan) -> None:
     """Refuse what differential privacy doesn't cover in this kit.
 
@@ -35,7 +41,7 @@ def check_privacy(plan: TrainingPlan) -> None:
             f"target_epsilon is {plan.target_epsilon:g} and noise_multiplier {plan.noise_multiplier:g}: a private run needs "
             "exactly one of them, the other 0."
         )
-    unit, wanted = plan.privacy, plan.class_weights == "balanced" or plan.pixel_statistics == "private"
+    unit, wanted = plan.privacy, statistics(plan)
     refused = (
         (plan.mixup > 0, f"mixup is {plan.mixup:g}: a film that is blended into others reaches more gradients than its own, "
          "so clipping doesn't bound it. Set mixup=0."),
@@ -51,11 +57,11 @@ def check_privacy(plan: TrainingPlan) -> None:
          'pixel_mean and pixel_std that are known without them, or "private" with statistics_noise.'),
         (unit == "patient" and plan.weighting == "films", 'weighting is "films", and the exact number of films tells of a '
          'patient: use "patients", which is a public number, or "uniform".'),
-        (wanted and not plan.statistics_noise, f'class_weights "{plan.class_weights}" and pixel_statistics '
-         f'"{plan.pixel_statistics}" look at private films, and statistics_noise is 0: give it a noise multiplier to be charged, '
-         'or use class_weights="none" and pixel_statistics="public".'),
-        (plan.statistics_noise > 0 and not wanted, f"statistics_noise is {plan.statistics_noise:g}, and no statistic is asked "
-         'for: set it to 0, or class_weights="balanced" or pixel_statistics="private".'),
+        (wanted and not plan.statistics_noise, f"{' and '.join(wanted)} look at private films, and statistics_noise is 0: "
+         'give it a noise multiplier to be charged, or use class_weights="none", pixel_statistics="public" and another '
+         "feature_norm."),
+        (bool(plan.statistics_noise and not wanted), f"statistics_noise is {plan.statistics_noise:g}, and no statistic is asked "
+         'for: set it to 0, or class_weights="balanced", pixel_statistics="private" or feature_norm="l2_centred".'),
         (plan.augmentation_multiplicity > 1 and plan.augmentation == "none", f"augmentation_multiplicity is "
          f'{plan.augmentation_multiplicity}, and augmentation is "none": all copies would be equal. Set one or the other.'),
     )  # fmt: skip

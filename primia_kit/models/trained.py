@@ -25,7 +25,8 @@ class ModelSpec:
     """What has to be known to build a model and to feed it as it was trained.
 
     Pixels in [0, 1] enter the network as (pixel - pixel_mean) / pixel_std.
-    feature_norm: "l2" scales what enters the last linear layer to length 1; "none" doesn't.
+    feature_norm: "l2" scales what enters the last linear layer to length 1, "l2_centred" takes the films' mean off that,
+        which the weights hold, and scales it again; "none" leaves it.
     """
 
     architecture: str
@@ -68,7 +69,7 @@ class ModelSpec:
             raise KitError(
                 f"Unknown feature_norm {self.feature_norm!r}{nearest(self.feature_norm, FEATURE_NORMS)}; there are {known}."
             )
-        return normalise_features(network) if self.feature_norm == "l2" else network
+        return network if self.feature_norm == "none" else normalise_features(network, self.feature_norm == "l2_centred")
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         return (images - self.pixel_mean) / self.pixel_std
