@@ -50,7 +50,7 @@ def poisoned(federation, hospitals, **changes):
 
 
 def secure_sum_of(federation, task, count):
-    updates = {site.name: site.update(task)[0] for site in federation.sites}
+    updates = {site.name: replace(site, approved="").update(task)[0] for site in federation.sites}
     secure = SecureSum()
     total = secure.sum("round 1 update", updates, update_fields(updates["A"], count, 3))
     assert secure.survivors == ("A", "B", "C")
@@ -100,6 +100,7 @@ def test_a_hospital_refuses_what_it_didnt_approve(federation, hospitals):
         (task, r"The server's model \(ImprintSpec\) isn't the approved plan's small_cnn"),
         (replace(task, spec=honest.spec), "'conv1.weight'"),
         (replace(honest, plan=replace(PLAN, batch_size=2)), "The plan's hash is"),
+        (replace(honest, number=2), "asks for round 2 of the plan's 1"),
         (replace(honest, spec=replace(honest.spec, pool="max")), "isn't the approved plan's"),
         (replace(honest, spec=replace(honest.spec, pixel_std=0.0)), "pixel statistics"),
         (replace(honest, spec=replace(honest.spec, pixel_mean=float("inf"))), "pixel statistics"),
@@ -108,6 +109,15 @@ def test_a_hospital_refuses_what_it_didnt_approve(federation, hospitals):
     ):
         with pytest.raises(KitError, match=sentence):
             check_task(sent, approved)
+        with pytest.raises(KitError, match=sentence):
+            federation.sites[0].update(sent)
+
+
+def test_a_server_in_a_run_gets_no_answer_to_what_nobody_approved(federation, hospitals):
+    run = Federation(PLAN, federation.sites)
+    run.task = lambda: poisoned(federation, hospitals)
+    with pytest.raises(KitError, match="Round 1: 0 of 3 sites answered.*ImprintSpec"):
+        run.run_round()
 
 
 def test_noise_removes_what_batches_and_sums_dont(films, federation):
