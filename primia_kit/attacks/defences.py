@@ -190,8 +190,8 @@ def run_attacks(
 
 
 def attack_table(trials: Sequence[Trial], defences: Mapping[str, Defence] = DEFENCES):
-    """A pandas table: (attack, defence) -> films attacked, mean PSNR and SSIM of those with a reconstruction, share matched,
-    share recovered exactly, and the defence's epsilon; over seeds."""
+    """A pandas table: (attack, defence) -> films attacked, mean PSNR and SSIM of those with a reconstruction, share matched
+    and what chance would match, share recovered exactly, and the defence's epsilon; over seeds."""
     import numpy as np
     import pandas as pd
 
@@ -205,6 +205,7 @@ def attack_table(trials: Sequence[Trial], defences: Mapping[str, Defence] = DEFE
             "PSNR": psnr[found].mean() if found.any() else np.nan,
             "SSIM": ssim[found].mean() if found.any() else np.nan,
             "matched": matched.mean(),
+            "chance": np.mean([s.chance for s in same]),
             "exact": sum(s.exact for s in same) / len(psnr),
             "ε": defences[key[1]].epsilon(),
         }
