@@ -25,7 +25,7 @@ class Similarity:
 
     psnr: in dB. ssim: in [-1, 1], 1 is equal. matched: of all candidates the film itself is the most alike.
     images: which reconstruction is its, -1 for none.
-    chance: the match rate of reconstructions that know nothing, each nearest to any candidate alike.
+    chance: what the match rate of reconstructions that know nothing comes to, at most.
     """
 
     psnr: tuple[float, ...]
@@ -91,7 +91,7 @@ def compare_films(
     3. A film is matched if no candidate is more like its reconstruction than itself. A second film of the same child
        counts as another candidate.
 
-    Step 2 favours a reconstruction's nearest film, so that of m reconstructions that are noise, among k candidates, a share
+    Step 2 favours a reconstruction's nearest film. So of m reconstructions that are noise, among k candidates, nearly a share
     of 1 - (1 - 1/k)^m of the films is matched: with as many films as candidates 63%. Where `pairs` is given, it's 1/k.
 
     Args:
