@@ -99,6 +99,15 @@ def test_edges_ascend_and_share_out_normal_brightness(federation):
         ImprintSpec.of(federation.spec, bins=1)
 
 
+def test_as_many_bins_are_read_as_there_are_films(federation, films, hospitals):
+    task = poisoned(federation, hospitals)
+    gradient = film_gradient(task.spec, task.weights, films.images[:12], films.labels[:12])
+    every, few = read_imprint(task.spec, gradient), read_imprint(task.spec, gradient, most=3)
+    entries = gradient["imprint.measure.bias"].diff(append=torch.zeros(1)).abs()
+    assert len(every.bins) > 6 and few.bins.tolist() == sorted(entries.topk(3).indices.tolist())
+    assert torch.equal(few.images, every.images[torch.isin(every.bins, few.bins)])
+
+
 def test_an_update_without_the_imprint_is_told(federation, films):
     gradient = film_gradient(federation.spec, federation.weights, films.images[:2], films.labels[:2])
     with pytest.raises(KitError, match="it wasn't run"):

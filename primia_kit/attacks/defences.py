@@ -138,7 +138,7 @@ def _imprint(spec, weights, films: FilmSet, chosen: torch.Tensor, defence: Defen
     gradient = release(
         malicious, imprint_weights(malicious, public, seed=seed), films.images[chosen], films.labels[chosen], defence, seed
     )
-    return read_imprint(malicious, gradient).images, (), 0.0
+    return read_imprint(malicious, gradient, most=len(chosen)).images, (), 0.0
 
 
 ATTACKS = {"inversion": _invert, "imprint": _imprint}
@@ -213,11 +213,11 @@ def attack_table(trials: Sequence[Trial], defences: Mapping[str, Defence] = DEFE
 
 
 def attack_results(trials: Sequence[Trial]) -> dict[str, float]:
-    """The same numbers as flat names for `batch.record`: "inversion.secure_sum.psnr", .ssim, .matched, .exact."""
+    """The same numbers as flat names for `batch.record`: "inversion.secure_sum.psnr", .ssim, .matched, .chance, .exact."""
     table = attack_table(trials, {trial.defence: Defence() for trial in trials})
     return {
         f"{attack}.{defence.replace(' ', '_').replace('.', 'p')}.{column.lower()}": float(value)
         for (attack, defence), row in table.iterrows()
         for column, value in row.items()
-        if column in ("PSNR", "SSIM", "matched", "exact")
+        if column in ("PSNR", "SSIM", "matched", "chance", "exact")
     }

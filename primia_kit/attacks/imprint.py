@@ -134,7 +134,7 @@ def imprint_weights(spec: ImprintSpec, public: torch.Tensor, *, spread: float = 
     return weights
 
 
-def read_imprint(spec: ImprintSpec, update: Mapping[str, torch.Tensor]) -> Imprinted:
+def read_imprint(spec: ImprintSpec, update: Mapping[str, torch.Tensor], *, most: int | None = None) -> Imprinted:
     """Recover films from a gradient, an update, or the sum of many hospitals' updates.
 
     Exact for one local step. In later steps the bins have moved, so fewer films stand alone.
@@ -147,6 +147,10 @@ def read_imprint(spec: ImprintSpec, update: Mapping[str, torch.Tensor]) -> Impri
     3. Their quotient is a film as the model sees it, if the bin holds one; learning rate, number of films and sign
        cancel. (Weight decay pulls equal rows alike, so it cancels in the difference, too.)
 
+    Args:
+        most: how many bins are read, those with the largest entries, if the server knows how many films there are: noise would
+            fill them all. Default: all that aren't empty.
+
     Raises: KitError if the update has no imprint of this shape.
     """
     rows = imprint_rows(spec, update)
@@ -154,6 +158,8 @@ def read_imprint(spec: ImprintSpec, update: Mapping[str, torch.Tensor]) -> Impri
         rows = -rows.diff(dim=0, append=torch.zeros(1, rows.shape[1]))
     films, factors = rows[:, :-1], rows[:, -1]
     full = (factors.abs() > _EMPTY * factors.abs().max()).nonzero().flatten()
+    if most is not None:
+        full = full[factors[full].abs().argsort(descending=True)[:most].sort().values]
     return Imprinted(as_films(spec, films[full] / factors[full, None]).clamp(0, 1), full)
 
 
