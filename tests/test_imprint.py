@@ -136,6 +136,8 @@ def test_a_hospital_refuses_what_it_didnt_approve(federation, hospitals):
 
 
 def test_a_server_in_a_run_gets_no_answer_to_what_nobody_approved(federation, hospitals):
+    with pytest.raises(KitError, match="Site A has approved the plan"):
+        Federation(replace(PLAN, rounds=2), federation.sites)
     run = Federation(PLAN, federation.sites)
     run.task = lambda: poisoned(federation, hospitals)
     with pytest.raises(KitError, match=r"Round 1: 0 of 3 sites answered.*ImprintSpec"):

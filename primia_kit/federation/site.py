@@ -50,11 +50,13 @@ class Site:
             raise KitError(f"A site can't be called {self.name!r}: no dot, and not one of {', '.join(RESERVED)}.")
 
     def check(self, plan: TrainingPlan, held: int = 0) -> None:
-        """Refuse a plan that these films can't serve; a label that the site lacks is no obstacle.
+        """Refuse a plan that these films can't serve, or another than was approved; a label that the site lacks is no obstacle.
 
         Args:
             held: training films that were set aside for validation (for the sentence alone).
         """
+        if self.approved and plan.sha256 != self.approved:
+            raise KitError(f"Site {self.name} has approved the plan {self.approved[:12]}…, and this one is {plan.sha256[:12]}….")
         for films in (self.train, self.test, self.validation or self.train):
             for what in ("classes", "size", "geometry"):
                 if getattr(films, what) != getattr(plan, what):
