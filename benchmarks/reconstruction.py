@@ -44,7 +44,7 @@ MODELS = (  # architecture, norm, pool, side in pixels
 NOISE = (0.0001, 0.001, 0.01, 0.1, 1.0)  # sigma, of one release
 EPSILONS = (10_000, 1_000, 100, 30, 10, 3)
 DELTA = 1e-5
-SPREAD = 1e5  # so that the imprint has nearly all of a film's clipped gradient
+SPREAD = 1e5  # far above the secure sum's rounding, and nearly all of a film's clipped gradient
 RATE = 0.1
 
 
@@ -94,7 +94,8 @@ def through_secure_sum(federation: Federation, films: FilmSet, *, windowed: bool
     spec = attacks.ImprintSpec.of(federation.spec, windowed=windowed)
     public = pool_films([site.test for site in federation.sites]).images
     plan = replace(federation.plan, **changes)
-    task = replace(federation.task(), plan=plan, spec=spec, weights=attacks.imprint_weights(spec, public))
+    weights = attacks.imprint_weights(spec, public, **({"spread": SPREAD} if windowed else {}))
+    task = replace(federation.task(), plan=plan, spec=spec, weights=weights)
     updates = {site.name: replace(site, approved="").update(task)[0] for site in federation.sites}
     total = SecureSum().sum("round 1 update", updates, update_fields(updates["A"], len(films), len(updates)))
     return attacks.compare_films(attacks.read_imprint(spec, total).images, films.images, films.images).exact
