@@ -1,4 +1,4 @@
-"""Reading an imprint through the noise of differential privacy, as well as a server with films of its own can.
+"""Reading an imprint through the noise of differential privacy, by a server that has films of its own.
 
     M    rows of the noised sum, [bins, pixels + 1] (`imprint_rows`)       C, z  clipping norm, noise multiplier
     L    [bins, chosen bins], 1 where a film of a bin is active in a row: the identity if windowed, else triangular
@@ -48,7 +48,7 @@ def read_noisy_imprint(
     noise_multiplier: float,
     bins: Sequence[int] | None = None,
 ) -> NoisyImprinted:
-    """The best linear reading of a clipped and noised imprint, in closed form.
+    """The likeliest film of each bin of a clipped and noised imprint, in closed form.
 
     1. U <- (L^T L)^-1 L^T M, least squares: of each bin the sum of its a y, with noise of deviation
        s = z C sqrt(((L^T L)^-1)_bb). Of the triangular L it's the difference of two means of rows.
@@ -66,7 +66,7 @@ def read_noisy_imprint(
 
     Raises: KitError for an update without this imprint, fewer than two public films, or noise of 0 (use `read_imprint`).
     """
-    from sklearn.covariance import ledoit_wolf
+    from sklearn.covariance import ledoit_wolf_shrinkage
 
     if not (clip > 0 and noise_multiplier > 0):
         raise KitError(f"clip is {clip} and noise_multiplier {noise_multiplier}; both are above 0, or read_imprint is exact.")
@@ -75,14 +75,17 @@ def read_noisy_imprint(
     rows, chosen = imprint_rows(spec, noised), torch.arange(spec.bins) if bins is None else torch.as_tensor(bins)
     active = torch.eye(spec.bins, dtype=torch.float64)
     active = (active if spec.windowed else torch.ones_like(active).triu())[:, chosen]
-    gram = torch.linalg.inv(active.T @ active)
-    sums, noise = gram @ active.T @ rows, noise_multiplier * clip * gram.diagonal().sqrt()
+    inverse = torch.linalg.inv(active.T @ active)
+    sums, noise = inverse @ active.T @ rows, noise_multiplier * clip * inverse.diagonal().sqrt()
 
     known = spec.normalise(public).flatten(1).double()
     known = torch.cat([known, torch.ones(len(known), 1)], dim=1)
     mean, size = known.mean(0), known.norm(dim=1).mean()
-    covariance = torch.from_numpy(ledoit_wolf((known - mean).numpy(), assume_centered=True)[0])
-    variances, directions = torch.linalg.eigh(covariance)
+    # S = (1 - d) X^T X + d v I, of which the few films' X^T X has few directions: no matrix of pixels by pixels is needed.
+    shrinkage = ledoit_wolf_shrinkage((known - mean).numpy(), assume_centered=True)
+    _, widths, directions = torch.linalg.svd((known - mean) / len(known) ** 0.5, full_matrices=False)
+    elsewhere = shrinkage * widths.square().sum() / known.shape[1]
+    variances = (1 - shrinkage) * widths.square() + elsewhere
 
     largest = _SLACK * clip / size / active.sum(0).sqrt()
     along, differs = sums @ mean / mean.square().sum(), (known @ mean / mean.square().sum()).var()
@@ -91,8 +94,8 @@ def read_noisy_imprint(
     least = torch.minimum(sum(precisions).rsqrt(), largest)
     factor = torch.where(factor < 0, -1.0, 1.0) * factor.abs().clamp(least, largest)
 
-    rest = sums / factor[:, None] - mean
-    kept = variances.clamp_min(0) / (variances.clamp_min(0) + (noise / factor).square()[:, None])
-    likeliest = mean + (rest @ directions * kept) @ directions.T
+    rest, blur = sums / factor[:, None] - mean, (noise / factor).square()[:, None]
+    kept, kept_elsewhere = variances / (variances + blur), elsewhere / (elsewhere + blur)
+    likeliest = mean + kept_elsewhere * rest + (rest @ directions.T * (kept - kept_elsewhere)) @ directions
     images = as_films(spec, likeliest[:, :-1]).clamp(0, 1)
     return NoisyImprinted(images, as_films(spec, (mean + rest)[:, :-1]), chosen)
