@@ -81,7 +81,9 @@ class Federation:
         if start is not None and weights_sha256(start) != plan.start:
             said = f"says {plan.start[:12]}…" if plan.start else "names none"
             raise KitError(f"These start weights have SHA-256 {weights_sha256(start)}, and the plan's key start {said}.")
-        self.plan, self.sites, self.time_out = plan, tuple(site.with_validation(plan) for site in sites), time_out
+        # In one process a hospital approves the plan by being there when the run begins; it holds each round's task to that.
+        self.sites = tuple(replace(site.with_validation(plan), approved=plan.sha256) for site in sites)
+        self.plan, self.time_out = plan, time_out
         for before, site in zip(sites, self.sites, strict=True):
             site.check(plan, held=len(before.train) - len(site.train))  # those that are left to train on
         self.device = choose_device(device, precision)

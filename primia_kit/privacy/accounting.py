@@ -25,7 +25,7 @@ from .mechanisms import Gaussian, Mechanism, SampledGaussian
 ACCOUNTANTS = ("pld", "prv", "rdp")
 History = Sequence[tuple[Mechanism, int]]  # what was released, and how often
 _ORDERS = (*range(2, 64), 80, 128, 256, 512, 1024)  # whole ones alone: at others the sum may fail to converge
-_HOPELESS = 4096.0  # an ε that promises nothing, and isn't worth a tighter bound
+_HOPELESS = 512.0  # an ε that promises nothing: not worth PLD's tighter bound, which is inf where e^ε overflows, near 700
 
 
 def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
