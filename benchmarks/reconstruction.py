@@ -109,7 +109,9 @@ def defences(seeds: int, steps: int) -> dict:
     trials = attacks.run_attacks(films, federation.spec, defences=tried, seeds=range(seeds), settings=settings)
     results = {}
     for (attack, defence), row in attacks.attack_table(trials, tried).iterrows():
-        results[f"{attack}, {defence}"] = rounded(row.rename({"ε": "epsilon"}).to_dict())
+        results[f"{attack}, {defence}"] = rounded(
+            row.rename({"ε": "epsilon"})[lambda r: r < np.inf].to_dict()  # JSON has no infinity
+        )
         show(f"{attack}, {defence}", results[f"{attack}, {defence}"])
     return results
 
