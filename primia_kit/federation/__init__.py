@@ -8,10 +8,14 @@ from .local import predict, train_locally
 from .messages import LocalTraining, RoundTask, SiteMemory
 from .plan import TrainingPlan
 from .run import Round, TrainingRun
+from .search import SearchResult, search
+from .search_record import Trial
 from .site import Site, load_sites
+from .space import Choice, Integers, LogUniform, Uniform, check_space, space_from_plain
 
 __all__ = [
-    "EVERYWHERE", "Comparison", "Device", "Federation", "LocalTraining", "Round", "RoundTask", "Site", "SiteMemory",
-    "TrainingPlan", "TrainingRun", "check_task", "choose_device", "compare", "compare_arms", "evaluate", "federate", "load_sites",
-    "pool_sites", "predict", "predict_sites", "train_locally",
+    "EVERYWHERE", "Choice", "Comparison", "Device", "Federation", "Integers", "LocalTraining", "LogUniform", "Round", "RoundTask",
+    "SearchResult", "Site", "SiteMemory", "TrainingPlan", "TrainingRun", "Trial", "Uniform", "check_space", "check_task",
+    "choose_device", "compare", "compare_arms", "evaluate", "federate", "load_sites", "pool_sites", "predict", "predict_sites",
+    "search", "space_from_plain", "train_locally",
 ]  # fmt: skip
