@@ -16,7 +16,7 @@ LAYERS = (  # from the bottom; a part may import from lower layers and from itse
     {"inference", "federation", "governance"},
     {"attacks"},
     {"figures"},
-    {"widgets", "batch", "lessons", "party_commands", "compile_command"},
+    {"widgets", "batch", "lessons", "party_commands", "compile_command", "search_command"},
     {"cli"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -7,6 +7,7 @@ from .engine import Federation, federate
 from .local import predict, train_locally
 from .messages import LocalTraining, RoundTask, SiteMemory
 from .plan import TrainingPlan
+from .repeat_and_select import Selected, repeat_and_select
 from .run import Round, TrainingRun
 from .search import SearchResult, search
 from .search_record import Trial
@@ -15,7 +16,7 @@ from .space import Choice, Integers, LogUniform, Uniform, check_space, space_fro
 
 __all__ = [
     "EVERYWHERE", "Choice", "Comparison", "Device", "Federation", "Integers", "LocalTraining", "LogUniform", "Round", "RoundTask",
-    "SearchResult", "Site", "SiteMemory", "TrainingPlan", "TrainingRun", "Trial", "Uniform", "check_space", "check_task",
-    "choose_device", "compare", "compare_arms", "evaluate", "federate", "load_sites", "pool_sites", "predict", "predict_sites",
-    "search", "space_from_plain", "train_locally",
+    "SearchResult", "Selected", "Site", "SiteMemory", "TrainingPlan", "TrainingRun", "Trial", "Uniform", "check_space",
+    "check_task", "choose_device", "compare", "compare_arms", "evaluate", "federate", "load_sites", "pool_sites", "predict",
+    "predict_sites", "repeat_and_select", "search", "space_from_plain", "train_locally",
 ]  # fmt: skip

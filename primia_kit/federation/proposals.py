@@ -53,6 +53,15 @@ def propose(
     return study.ask(distributions(space))
 
 
+def random_values(space: Space, seed: int) -> dict[str, Any]:
+    """Values drawn uniformly (of a logarithmic range, by the logarithm)."""
+    from optuna.samplers import RandomSampler
+
+    study = study_of(space, ())
+    study.sampler = RandomSampler(seed=seed)
+    return study.ask(distributions(space)).params
+
+
 def study_of(space: Space, finished: Sequence[Trial], pruner: BasePruner | None = None) -> Study:
     """The finished trials as an Optuna study in memory, for its samplers, pruners and pictures."""
     import optuna

@@ -106,7 +106,7 @@ class Charged:
             check_held_out(self.judges)
         else:
             check_separate(public, sites)
-            self.sites, self.judges = tuple(sites), tuple(_all_for_validation(site) for site in public)
+            self.sites, self.judges = tuple(sites), tuple(all_for_validation(site) for site in public)
         check_charged(plan, self.sites, score_noise, scored_on_public=self.public)
 
     def aggregator(self) -> Aggregator | None:
@@ -164,7 +164,7 @@ def way_to(
     return Exact(plan, sites)
 
 
-def _all_for_validation(site: Site) -> Site:
+def all_for_validation(site: Site) -> Site:
     """All films of a public site but its test films."""
     held = site.validation
     return replace(site, validation=pool_films([site.train] if held is None or not len(held) else [site.train, held]))

@@ -6,10 +6,10 @@ None of this imports PyTorch, Opacus or dp-accounting until it is used; `privacy
 from .accounting import calibrate, epsilon
 from .chain import Account, Entry
 from .ledger import Ledger
-from .mechanisms import Gaussian, Mechanism, SampledGaussian, mechanism_from_dict
+from .mechanisms import Gaussian, Mechanism, RepeatAndSelect, SampledGaussian, mechanism_from_dict
 from .randomness import NoiseSource
 
 __all__ = [
-    "Account", "Entry", "Gaussian", "Ledger", "Mechanism", "NoiseSource", "SampledGaussian", "calibrate", "epsilon",
-    "mechanism_from_dict",
+    "Account", "Entry", "Gaussian", "Ledger", "Mechanism", "NoiseSource", "RepeatAndSelect", "SampledGaussian", "calibrate",
+    "epsilon", "mechanism_from_dict",
 ]  # fmt: skip

@@ -3,6 +3,8 @@
 Three accountants, for the same neighbours (a unit added or removed): "pld" composes privacy loss distributions (Koskela et
 al. 2020; Doroshenko et al. 2022, dp-accounting's upper bound) and is the tightest and the kit's own; "prv" (Gopi et al.
 2021, Opacus) does much the same by other code, and serves as a check; "rdp" (Mironov 2017, dp-accounting) is some 10% above.
+A history with a release that has no privacy loss distribution (`Mechanism.by_rdp_alone`) is composed by RDP as a whole, by
+"pld" too: divergences of all releases add up, and the conversion to (ε, δ) is paid for once.
 """
 
 from __future__ import annotations
@@ -114,7 +116,7 @@ def _pld(counts: Sequence[tuple[Mechanism, int]], delta: float) -> float:
     from dp_accounting.pld import PLDAccountant
 
     bound = _rdp(counts, delta)
-    if bound == 0 or bound > _HOPELESS:
+    if bound == 0 or bound > _HOPELESS or any(mechanism.by_rdp_alone for mechanism, _ in counts):
         return bound
     # PLD tells privacy losses in intervals, which makes ε too large by about steps x interval^2. This fraction of ε is right
     # to three digits, and takes 0.1 to 1 s; where losses are spread far wider than ε, no finer than a part of their spread.
