@@ -12,7 +12,21 @@ from .errors import KitError, nearest
 if TYPE_CHECKING:
     from .federation import SearchResult, Site, TrainingPlan
 
-_KEYS = ("about", "films", "plan", "space", "trials", "metric", "sampler", "pruning", "public", "charge", "score_noise", "budget")
+_KEYS = (
+    "about",
+    "films",
+    "plan",
+    "space",
+    "trials",
+    "metric",
+    "sampler",
+    "pruning",
+    "public",
+    "charge",
+    "score_noise",
+    "budget",
+    "ledgers",
+)
 _REQUIRED = ("plan", "space", "trials")
 _FILMS = ("data_dir", "sites", "how", "alpha", "patients", "seed")  # arguments of data.open_films
 _HELP = """\
@@ -40,7 +54,8 @@ The file's keys:
   pruning   none (default), median or halving: end trials that do badly early
   public    films of public patients, described like films: the search looks at these alone
   charge    composition: a private plan's trials on private films, charged to the ledgers;
-            with score_noise (of the scores), and budget (an epsilon that isn't passed)
+            with score_noise (of the scores), budget (an epsilon that isn't passed) and
+            ledgers (their folder; default in the search's own)
 
 WHAT A SEARCH TELLS. It looks at films again in every trial. Without privacy in the
 plan, its folder holds exact scores on private films: it's private data, made for its
@@ -77,7 +92,9 @@ def _search(options: argparse.Namespace) -> int:
     sites = _sites(content.get("films"), plan)
     public = None if content.get("public") is None else [_renamed(s, content["public"]) for s in _sites(content["public"], plan)]
     chosen = {
-        name: content[name] for name in ("metric", "sampler", "pruning", "charge", "score_noise", "budget") if name in content
+        name: content[name]
+        for name in ("metric", "sampler", "pruning", "charge", "score_noise", "budget", "ledgers")
+        if name in content
     }
     result = search(plan, sites, space, trials=trials, folder=folder, public=public, on_trial=_tell, **chosen)
     written = write_report(result, folder, path.stem, str(content.get("about") or ""))

@@ -107,12 +107,12 @@ def repeat_and_select(
     ledger = _ledger(plan, site, Path(ledgers))
     ledger.spend(mechanism, purpose="repeat and select", run=plan.sha256)
 
-    best = _Trial((-math.inf, ""), plan, None, "")
+    best: _Trial | None = None
     while True:
         with tempfile.TemporaryDirectory(prefix="primia-trial-") as passing:  # a trial's own ledger: the search is charged
             options = {"ledgers": passing, "start": start, "device": device, "precision": precision}
             trial = _trial(_draw(plan, checked), site, judges, metric, score_noise, options)
-        best = max(best, trial, key=lambda t: t.order)
+        best = trial if best is None or trial.order > best.order else best
         if secrets.randbelow(mean_trials) == 0:
             break
     if best.run is None:

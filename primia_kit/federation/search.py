@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import KitError
+from ..secagg import Aggregator
 from .engine import Federation
 from .plan import TrainingPlan
 from .proposals import PRUNERS, SAMPLERS, check_choice, propose, study_of
@@ -52,6 +53,7 @@ class SearchResult:
     sites: tuple[Site, ...] = field(repr=False)
     _folder: Path = field(repr=False)
     _options: Mapping[str, Any] = field(repr=False)
+    _aggregator: Callable[[], Aggregator | None] = field(repr=False)
 
     @property
     def best(self) -> Trial:
@@ -69,9 +71,15 @@ class SearchResult:
         return replace(self.base, **self.best.values)
 
     def run(self) -> TrainingRun:
-        """The best trial's training, from its checkpoint: nothing is trained or spent anew."""
-        record = SearchRecord(self._folder)
-        return Federation(self.plan, self.sites, checkpoints=record.checkpoints(self.best.number), **self._options).run()
+        """The best trial's training, from its checkpoint: nothing is trained or spent anew.
+
+        Raises: KitError if the checkpoint is gone.
+        """
+        checkpoints = SearchRecord(self._folder).checkpoints(self.best.number)
+        run = Federation(self.plan, self.sites, self._aggregator(), checkpoints=checkpoints, **self._options)
+        if not run.done:
+            raise KitError(f"The best trial's checkpoint isn't in {checkpoints} any more: train its plan anew.")
+        return run.run()
 
     def table(self) -> pd.DataFrame:
         """A row a trial, the best first: trial, state, score, a column a key, rounds, seconds, plan (its SHA-256's first
@@ -205,7 +213,7 @@ class _Search:
                     on_trial(trial, self.trials, best)
         result = SearchResult(
             self.plan, self.space, self.metric, tuple(finished), self.way.cost(len(finished)), self.way.epsilons(),
-            self.way.sites, self.folder, self.options,
+            self.way.sites, self.folder, self.options, self.way.aggregator,
         )  # fmt: skip
         result.best  # noqa: B018 - raises if there is none
         return result
