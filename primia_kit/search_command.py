@@ -12,21 +12,8 @@ from .errors import KitError, nearest
 if TYPE_CHECKING:
     from .federation import SearchResult, Site, TrainingPlan
 
-_KEYS = (
-    "about",
-    "films",
-    "plan",
-    "space",
-    "trials",
-    "metric",
-    "sampler",
-    "pruning",
-    "public",
-    "charge",
-    "score_noise",
-    "budget",
-    "ledgers",
-)
+_OPTIONS = ("metric", "sampler", "pruning", "charge", "score_noise", "budget", "ledgers")  # arguments of federation.search
+_KEYS = ("about", "films", "plan", "space", "trials", "public", *_OPTIONS)
 _REQUIRED = ("plan", "space", "trials")
 _FILMS = ("data_dir", "sites", "how", "alpha", "patients", "seed")  # arguments of data.open_films
 _HELP = """\
@@ -51,7 +38,7 @@ The file's keys:
   metric    mcc (default), accuracy, balanced_accuracy, sensitivity.CLASS,
             specificity.CLASS: what a sum of the sites' confusion matrices tells
   sampler   tpe (default) or random
-  pruning   none (default), median or halving: end trials that do badly early
+  pruning   none (default) or median: end trials that do badly early
   public    films of public patients, described like films: the search looks at these alone
   charge    composition: a private plan's trials on private films, charged to the ledgers;
             with score_noise (of the scores), budget (an epsilon that isn't passed) and
@@ -91,11 +78,7 @@ def _search(options: argparse.Namespace) -> int:
         return 0
     sites = _sites(content.get("films"), plan)
     public = None if content.get("public") is None else [_renamed(s, content["public"]) for s in _sites(content["public"], plan)]
-    chosen = {
-        name: content[name]
-        for name in ("metric", "sampler", "pruning", "charge", "score_noise", "budget", "ledgers")
-        if name in content
-    }
+    chosen = {name: content[name] for name in _OPTIONS if name in content}
     result = search(plan, sites, space, trials=trials, folder=folder, public=public, on_trial=_tell, **chosen)
     written = write_report(result, folder, path.stem, str(content.get("about") or ""))
     best = result.best

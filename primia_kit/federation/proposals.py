@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
 SAMPLERS = ("tpe", "random")
-PRUNERS = ("none", "median", "halving")
+PRUNERS = ("none", "median")
 UNPRUNED = 4  # trials that are finished before the median pruner compares
 
 
@@ -86,13 +86,11 @@ def study_of(space: Space, finished: Sequence[Trial], pruner: BasePruner | None 
 
 
 def _pruner(plan: TrainingPlan, pruning: str) -> BasePruner | None:
-    from optuna.pruners import MedianPruner, SuccessiveHalvingPruner
+    """Only pruners that go by the scores alone: others keep notes in a study (successive halving its rungs), and ours is new
+    for each trial."""
+    from optuna.pruners import MedianPruner
 
-    if pruning == "median":
-        return MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=plan.rounds // 4)
-    if pruning == "halving":
-        return SuccessiveHalvingPruner(min_resource=max(1, plan.rounds // 9), reduction_factor=3)
-    return None
+    return MedianPruner(UNPRUNED, n_warmup_steps=plan.rounds // 3) if pruning == "median" else None
 
 
 @contextmanager

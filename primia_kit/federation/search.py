@@ -139,8 +139,8 @@ def search(
             and ends as an unbroken one would have (with noise, in distribution).
         metric: "mcc", "accuracy", "balanced_accuracy", "sensitivity.CLASS" or "specificity.CLASS".
         sampler: "tpe" or "random"; default "tpe", but "random" where a charged trial's cost depends on the values.
-        pruning: "median" ends a trial whose score after a round is below the median of earlier trials', "halving" goes on
-            with a third of the trials at a time (asynchronous successive halving, Li et al. 2020); "none".
+        pruning: "median" ends a trial whose best score so far is below the median of what earlier trials had after the same
+            round (not among the first four, nor in the first third of the rounds); "none".
         public: sites of films whose patients are public and at none of `sites`: they alone are trained on and scored. With
             `charge`, they are what trials are scored on.
         charge: "composition": train a private plan on private films in every trial; ledgers add up.

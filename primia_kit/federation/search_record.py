@@ -161,7 +161,7 @@ def best_of(trials: list[Trial]) -> Trial | None:
 
 
 def _check_terms(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for name in now.keys() | before.keys():
+    for name in (*now, *(before.keys() - now.keys())):
         old, new = before.get(name), now.get(name)
         if old == new:
             continue

@@ -31,7 +31,6 @@ def search_scores(result: SearchResult) -> Figure:
     axes[0].step(np.arange(len(best))[found], best[found], where="post", color=GRAY, lw=1, zorder=1, label="best so far")
     axes[0].set(xlabel="trial")
     axes[0].xaxis.get_major_locator().set_params(integer=True)
-    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     for axis, (key, values) in zip(axes[1:], result.space.items(), strict=False):
         tried = [trial.values[key] for trial in result.trials]
         choices = list(getattr(values, "values", ()))
@@ -46,6 +45,7 @@ def search_scores(result: SearchResult) -> Figure:
         axis.set(ylabel=f"validation {result.metric}")
     for axis in axes[panels:]:
         axis.set_axis_off()
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside upper center", ncols=5)
     return without_frame(figure)
 
 
@@ -55,6 +55,7 @@ def _trials(axis, result: SearchResult, at: list[float]) -> None:
     for state, marker, color in (("complete", "o", BLUE), ("pruned", "x", ORANGE), ("failed", "^", RED)):
         some = [trial.number for trial in result.trials if trial.state == state]
         heights = [foot if result.trials[n].score is None else result.trials[n].score for n in some]
-        axis.scatter([at[n] for n in some], heights, marker=marker, color=color, s=28, zorder=2)
+        if some:
+            axis.scatter([at[n] for n in some], heights, marker=marker, color=color, s=28, zorder=2, label=state)
     best = result.best
-    axis.scatter([at[best.number]], [best.score], marker="*", color=BLUE, s=150, zorder=3)
+    axis.scatter([at[best.number]], [best.score], marker="*", color=BLUE, s=150, zorder=3, label="best")
