@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import KitError, nearest
+from .yaml_files import read_mapping
 
 if TYPE_CHECKING:
     from .federation import SearchResult, Site, TrainingPlan
@@ -93,22 +94,7 @@ def read_search(path: Path) -> dict[str, Any]:
 
     Raises: KitError that names an unknown key and the nearest right one, or one that is missing.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise KitError(f"Can't read the search {path}: {error}.") from error
-    except yaml.YAMLError as error:
-        raise KitError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise KitError(f"{path} must have the keys {', '.join(_REQUIRED)}.")
-    for key in content:
-        if key not in _KEYS:
-            raise KitError(f"{path} has an unknown key {key!r}{nearest(str(key), _KEYS)}; a search has {', '.join(_KEYS)}.")
-    for key in _REQUIRED:
-        if key not in content:
-            raise KitError(f"{path} lacks the key {key}.")
+    content = read_mapping(path, "search", _KEYS, _REQUIRED)
     for key in ("plan", "films", "public"):
         if not isinstance(content.get(key) or {}, dict):
             raise KitError(f"{path}: {key} is {content[key]!r}; it must be a mapping.")

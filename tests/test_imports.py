@@ -10,7 +10,7 @@ from .conftest import ROOT
 
 PACKAGE = ROOT / "primia_kit"
 LAYERS = (  # from the bottom; a part may import from lower layers and from itself
-    {"errors", "storage", "seeds", "progress"},
+    {"errors", "storage", "seeds", "progress", "yaml_files"},
     {"data", "models", "evaluation"},
     {"mpc", "secagg", "privacy"},
     {"inference", "federation", "governance"},

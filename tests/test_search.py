@@ -31,6 +31,7 @@ from primia_kit.federation.search_record import SearchRecord, Trial
 from primia_kit.federation.validation import metric_of, pooled_answers
 from primia_kit.search_command import read_search
 from primia_kit.secagg import SecureSum
+from primia_kit.yaml_files import read_mapping
 
 from .conftest import ROOT
 from .noise_sites import CLASSES, SMALL, films, with_patients
@@ -330,7 +331,7 @@ def test_another_search_in_the_folder_is_refused(tmp_path):
     others = [*hospitals()[:2], with_patients("C", 9, patients=6)]
     with pytest.raises(KitError, match="Site C's films aren't those"):
         search(PLAN, others, SPACE, trials=2, folder=tmp_path)
-    with pytest.raises(KitError, match="begun with (sites|judges)"):
+    with pytest.raises(KitError, match=r"begun with (sites|judges)"):
         search(PLAN, [*hospitals(), with_patients("D", 3)], SPACE, trials=2, folder=tmp_path)
 
 
@@ -406,6 +407,12 @@ def test_the_commands_file_is_checked(tmp_path, capsys):
         path.write_text(SEARCH.replace(old, new))
         assert cli.main(["search", str(path), "--dry-run"]) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path):
+    path = tmp_path / "numbers.yaml"
+    path.write_text("a: [1e-3, -2E5, 1.5e+2, .5e1, 1e, e3, 0x1e3]")
+    assert read_mapping(path, "file", ["a"])["a"] == [1e-3, -2e5, 150.0, 5.0, "1e", "e3", 0x1E3]
 
 
 def test_the_repositorys_own_search_is_right():
