@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import __version__
+from . import __version__, search_command
 from .compile_command import add_command
 from .errors import KitError
 from .party_commands import add_commands
@@ -110,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("runs", type=Path, metavar="DIR")
     report.set_defaults(command=_report)
+
+    search_command.add_command(commands, plain)
 
     deidentify = commands.add_parser(
         "deidentify", help="films without their patients", description=_DEIDENTIFY_HELP, formatter_class=plain

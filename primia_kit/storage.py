@@ -13,12 +13,13 @@ from .errors import KitError
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], object]) -> Path:
+def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], object], *, mode: int | None = None) -> Path:
     """Write a file so that a reader, a crash or a full disk never leaves half of it.
 
     Args:
         path: where the file shall be; missing folders are made.
         content: bytes, text (UTF-8), or a function that writes the file at the path it is given.
+        mode: who may read and write it, e.g. 0o600; default what the user's umask says.
 
     Returns:
         `path`. What stood there before is replaced only once the new content is on the disk.
@@ -32,7 +33,7 @@ def write_atomically(path: str | Path, content: bytes | str | Callable[[Path], o
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         temporary = Path(name)
-        os.fchmod(handle, 0o666 & ~_umask())  # mkstemp's files are for their owner alone
+        os.fchmod(handle, 0o666 & ~_umask() if mode is None else mode)  # mkstemp's files are for their owner alone
         with os.fdopen(handle, "wb") as stream:
             if isinstance(content, str):
                 stream.write(content.encode("utf-8"))

@@ -10,13 +10,13 @@ from .conftest import ROOT
 
 PACKAGE = ROOT / "primia_kit"
 LAYERS = (  # from the bottom; a part may import from lower layers and from itself
-    {"errors", "storage", "seeds", "progress"},
+    {"errors", "storage", "seeds", "progress", "yaml_files"},
     {"data", "models", "evaluation"},
     {"mpc", "secagg", "privacy"},
     {"inference", "federation", "governance"},
     {"attacks"},
     {"figures"},
-    {"widgets", "batch", "lessons", "party_commands", "compile_command"},
+    {"widgets", "batch", "lessons", "party_commands", "compile_command", "search_command"},
     {"cli"},
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

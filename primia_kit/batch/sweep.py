@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..errors import KitError, nearest
+from ..errors import KitError
 from ..storage import write_atomically
+from ..yaml_files import read_mapping
 from .run import Outcome, RunRequest, run
 
 SWEEP_SUFFIX = ".sweep.json"
@@ -45,17 +44,7 @@ def load_sweep(path: str | Path) -> Sweep:
     Raises: KitError naming the key, the parameter or the value that is wrong, and the nearest right one.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise KitError(f"Can't read the sweep {path}: {error}.") from error
-    except yaml.YAMLError as error:
-        raise KitError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise KitError(f"{path} must have the keys {', '.join(_KEYS)}.")
-    for key in content:
-        if key not in _KEYS:
-            raise KitError(f"{path} has an unknown key {key!r}{nearest(str(key), _KEYS)}; a sweep has {', '.join(_KEYS)}.")
+    content = read_mapping(path, "sweep", _KEYS)
     grid, fixed = content.get("grid") or {}, content.get("parameters") or {}
     if "notebook" not in content or not isinstance(grid, dict) or not grid or not isinstance(fixed, dict):
         raise KitError(f"{path} needs a `notebook` and a `grid` of parameters with lists of values.")

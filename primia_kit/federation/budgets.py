@@ -29,6 +29,11 @@ def ledger_folder(named: str | Path | None, checkpoints: Checkpoints | None) -> 
     return None
 
 
+def ledger_path(folder: str | Path, site: str) -> Path:
+    """The file of a site's ledger in a folder of ledgers."""
+    return Path(folder) / quote(site, safe=" ")
+
+
 def open_ledgers(
     plan: TrainingPlan, sites: Sequence[Site], folder: str | Path | Checkpoints, server: Mapping[str, Any],
     kept: Mapping[str, Mapping[str, Any]],
@@ -45,7 +50,7 @@ def open_ledgers(
     terms = noise_terms(plan, sites) if plan.noise == "distributed" else None
     opened = {}
     for site in sites:
-        path = folder.ledger(site.name) if isinstance(folder, Checkpoints) else Path(folder) / quote(site.name, safe=" ")
+        path = folder.ledger(site.name) if isinstance(folder, Checkpoints) else ledger_path(folder, site.name)
         opened[site.name] = open_privacy(
             site.name, site.train, plan, path, expected_head=heads.get(site.name),
             noise_multiplier=kept[site.name]["noise_multiplier"] if kept else None,

@@ -86,16 +86,28 @@ class Site:
             )
 
     def with_validation(self, plan: TrainingPlan) -> Site:
-        """The site with validation films of its own, if the plan stops early; else itself.
+        """The site with validation films of its own, if the plan stops early; else itself."""
+        return self.held_out(plan) if plan.patience else self
+
+    def held_out(self, plan: TrainingPlan) -> Site:
+        """The site with validation films of its own: those that it has, else of some of its training patients.
 
         Whether a patient is set aside is a function of (plan.seed, patient), so that a pooled run and a federated
-        one leave out the same patients, but for this: one patient at least is set aside, and one stays.
+        one leave out the same patients, but for this: one patient at least is set aside, and one stays. (Not so under
+        differential privacy, where nobody's place may depend on who else is there.)
+
+        Raises: KitError if that leaves a private plan without a patient on either side.
         """
-        if not plan.patience or (self.validation is not None and len(self.validation)):
+        if self.validation is not None and len(self.validation):
             return self
         draw = {patient: derive_seed(plan.seed, "validation", patient) / 2**63 for patient in set(self.train.patients)}
         ordered = sorted(draw, key=lambda patient: (draw[patient], patient))
         count = sum(value < plan.validation_share for value in draw.values())
+        if plan.private and not 0 < count < len(ordered):
+            raise KitError(
+                f"Site {self.name} has {len(ordered)} patients, and a validation_share of {plan.validation_share:g} sets "
+                f"{count} aside: choose another share or seed."
+            )
         aside = set(ordered[: min(max(count, 1), len(ordered) - 1)])
         rest = [i for i, patient in enumerate(self.train.patients) if patient not in aside]
         held = [i for i, patient in enumerate(self.train.patients) if patient in aside]
@@ -234,16 +246,18 @@ def _workspace(task: RoundTask, device: str) -> nn.Module:
 
 
 def load_sites(
-    manifest: Manifest, plan: TrainingPlan, *, unreadable: str = "error", cache: bool = True, progress=None
-) -> list[Site]:
+    manifest: Manifest, plan: TrainingPlan, *, validation: bool = False, unreadable: str = "error", cache: bool = True,
+    progress=None,
+) -> list[Site]:  # fmt: skip
     """Read every site's training and test films into memory as the plan wants them (arguments: see `load_films`),
-    and its validation films if the plan stops early.
+    and its validation films if the plan stops early or `validation` asks for them (a search does).
 
     Raises: KitError for unreadable films, and for a site without any training film.
     """
     if "" in manifest.sites:
         raise KitError("Some films have no site yet; give every patient one, e.g. with share_out(manifest, sites=3, seed=0).")
-    total, before = sum(plan.patience > 0 or film.split != "validation" for film in manifest), 0
+    validation = validation or plan.patience > 0
+    total, before = sum(validation or film.split != "validation" for film in manifest), 0
 
     def part(site: str, split: str) -> FilmSet:
         nonlocal before
@@ -261,7 +275,7 @@ def load_sites(
         before += len(chosen)
         return films
 
-    splits = ("train", "test", "validation") if plan.patience else ("train", "test")
+    splits = ("train", "test", "validation") if validation else ("train", "test")
     sites = [Site(name, *(part(name, split) for split in splits)) for name in manifest.sites]
     for site in sites:
         site.check(plan)

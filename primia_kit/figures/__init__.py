@@ -15,6 +15,7 @@ from .membership import audit_beside_ledger, membership_roc
 from .mpc import agreement, fixed_point_wrap, layer_costs, opened_values, relu_of_shares, ring_pictures, truncation_errors
 from .pixels import exposures, film_steps, linked_films, side_by_side
 from .privacy import epsilon_over_rounds
+from .search import search_scores
 from .secagg import clear_and_masked, two_shares_make_a_line
 from .style import BLUE, GRAY, GREEN, ORANGE, PALETTE, PURPLE, RED
 from .sweeps import sweep_results
@@ -25,6 +26,6 @@ __all__ = [
     "confusion_matrices", "contact_sheet", "epsilon_over_rounds", "exposures", "film_steps", "fixed_point_wrap",
     "gain_by_site", "imprint_bins", "inversion_losses", "layer_costs", "learning_curves", "linked_films", "membership_roc",
     "opened_values", "overview", "paired_differences", "reconstructions", "reliability_diagram", "relu_of_shares",
-    "ring_pictures", "roc_curves", "side_by_side", "site_by_strategy", "sweep_results", "truncation_errors",
+    "ring_pictures", "roc_curves", "search_scores", "side_by_side", "site_by_strategy", "sweep_results", "truncation_errors",
     "two_shares_make_a_line", "what_moves", "who_has_what",
 ]  # fmt: skip

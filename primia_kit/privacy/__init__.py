@@ -7,10 +7,10 @@ from .accounting import calibrate, epsilon
 from .chain import Account, Entry
 from .distributed import DistributedNoise
 from .ledger import Ledger
-from .mechanisms import Gaussian, Mechanism, SampledDiscreteGaussian, SampledGaussian, mechanism_from_dict
+from .mechanisms import Gaussian, Mechanism, RepeatAndSelect, SampledDiscreteGaussian, SampledGaussian, mechanism_from_dict
 from .randomness import NoiseSource
 
 __all__ = [
-    "Account", "DistributedNoise", "Entry", "Gaussian", "Ledger", "Mechanism", "NoiseSource", "SampledDiscreteGaussian",
-    "SampledGaussian", "calibrate", "epsilon", "mechanism_from_dict",
+    "Account", "DistributedNoise", "Entry", "Gaussian", "Ledger", "Mechanism", "NoiseSource", "RepeatAndSelect",
+    "SampledDiscreteGaussian", "SampledGaussian", "calibrate", "epsilon", "mechanism_from_dict",
 ]  # fmt: skip

@@ -10,6 +10,9 @@ the whole history be within g of what was accounted, in total variation, for any
     Pr[S] <= Pr'[S] + g <= e^ε Pr'_neighbour[S] + δ' + g <= e^ε (Pr_neighbour[S] + g) + δ' + g,
 
 so an ε that the accountant gives at δ' = δ - (1 + e^ε) g holds at δ. So histories of all kinds have one accountant.
+
+A history with a release that has no privacy loss distribution (`Mechanism.by_rdp_alone`) is composed by RDP as a whole, by
+"pld" too: divergences of all releases add up, and the conversion to (ε, δ) is paid for once.
 """
 
 from __future__ import annotations
@@ -143,7 +146,7 @@ def _pld(counts: Sequence[tuple[Mechanism, int]], delta: float) -> Callable[[flo
 
     by_rdp = _rdp(counts, delta)
     bound = by_rdp(delta)
-    if bound == 0 or bound > _HOPELESS:
+    if bound == 0 or bound > _HOPELESS or any(mechanism.by_rdp_alone for mechanism, _ in counts):
         return by_rdp
     # PLD tells privacy losses in intervals, which makes ε too large by about steps x interval^2. This fraction of ε is right
     # to three digits, and takes 0.1 to 1 s; where losses are spread far wider than ε, no finer than a part of their spread.

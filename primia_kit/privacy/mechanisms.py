@@ -24,6 +24,7 @@ class Mechanism:
     """One release. A subclass is a frozen dataclass of numbers with a `kind` of its own, which ledgers store."""
 
     kind: ClassVar[str]
+    by_rdp_alone: ClassVar[bool] = False  # whether no privacy loss distribution of it is known
     noise_multiplier: float
 
     def __init_subclass__(cls) -> None:
@@ -125,6 +126,44 @@ class SampledDiscreteGaussian(Mechanism):
 
     def event(self) -> DpEvent:
         return SampledGaussian(self.sampling_rate, self.noise_multiplier).event()
+
+
+@dataclass(frozen=True)
+class RepeatAndSelect(Mechanism):
+    """A random number of whole DP-SGD trainings, each with a score, of which only the best is ever shown to anybody.
+
+    The number K is geometric, P[K = k] = (1 - 1/mean)^(k-1) / mean, and secret like the other trainings; these are
+    independent and alike (Papernot & Steinke 2022, arXiv 2110.03620, Theorem 2 with eta = 1). Each spends `steps` steps and
+    a noised score. The theorem is one of Rényi divergences, so nothing tighter is known: what is composed with it is
+    accounted by RDP as well.
+
+    mean: of K, at least 1. sampling_rate, noise_multiplier: of a step, see `SampledGaussian`. steps: of a training.
+    score_noise: noise multiplier of what a score is worked out from; 0: scores don't look at private units.
+    """
+
+    kind: ClassVar[str] = "repeat_and_select"
+    by_rdp_alone: ClassVar[bool] = True
+    mean: int
+    sampling_rate: float
+    noise_multiplier: float
+    steps: int
+    score_noise: float
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "steps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise KitError(f"{name} is {value!r}; it's a whole number of at least 1.")
+        SampledGaussian(self.sampling_rate, self.noise_multiplier)  # raises what it must
+        _check_noise(self.score_noise)
+
+    def event(self) -> DpEvent:
+        from dp_accounting.dp_event import ComposedDpEvent, RepeatAndSelectDpEvent, SelfComposedDpEvent
+
+        parts = [SelfComposedDpEvent(SampledGaussian(self.sampling_rate, self.noise_multiplier).event(), self.steps)]
+        if self.score_noise:
+            parts.append(Gaussian(self.score_noise).event())
+        return RepeatAndSelectDpEvent(ComposedDpEvent(parts), float(self.mean), 1.0)
 
 
 def mechanism_from_dict(stored: Mapping[str, object]) -> Mechanism:
