@@ -37,7 +37,7 @@ from .run import Best, Round, TrainingRun
 from .site import Site, personal_weights
 from .snapshot import restore, server_state, site_states
 from .strategies import SERVERS
-from .trainable import freeze, trained_head, training_mode
+from .trainable import freeze, trained_head, trained_names, training_mode
 
 _FEWEST = 3  # sites that a round draws at least: of a sum of two, each can tell the other's part
 
@@ -102,7 +102,7 @@ class Federation:
         self.aggregator = aggregator or self._default_aggregator()
         if plan.noise == "distributed":
             check_aggregator(plan, self.sites, self.aggregator)
-        self.average: Tensors = {}  # with `ema`: the mean of the weights, not yet corrected for its start at 0
+        self.average: Tensors = {}  # with `ema`: the mean of trained weights, not yet corrected for its start at 0
         if plan.private:
             self._open_ledgers(ledgers, state, kept)
         self._begin(state, start)
@@ -163,7 +163,8 @@ class Federation:
             total = mean_step(task, total, self._noise())
         self.weights = self.server.step(self.weights, total)
         if self.plan.ema:
-            self.average = {n: self.plan.ema * self.average.get(n, 0) + (1 - self.plan.ema) * w for n, w in self.weights.items()}
+            decay, trained = self.plan.ema, {n: w for n, w in self.weights.items() if n in self._trained}
+            self.average = {n: decay * self.average.get(n, 0) + (1 - decay) * w for n, w in trained.items()}
         for name in contributions:
             self.memories[name].settle(included=name in self.aggregator.survivors)
             if name not in self.aggregator.survivors:
@@ -204,9 +205,9 @@ class Federation:
         return TrainingRun(self.plan, self.models(), tuple(self.rounds), best, tuple(notes), self.aggregator.transcript, epsilons)
 
     def _averaged(self) -> Tensors:
-        """The mean over the rounds, with weights that go down by `ema` a round and add up to 1."""
+        """The mean over the rounds, with weights that go down by `ema` a round and add up to 1; what is frozen, as it is."""
         share = 1 - self.plan.ema**self.finished
-        return {n: (m / share).to(self.weights[n].dtype) for n, m in self.average.items()}
+        return {**self.weights, **{n: (m / share).to(self.weights[n].dtype) for n, m in self.average.items()}}
 
     def _open_ledgers(self, folder: str | Path | None, state: Mapping[str, Any], kept: Mapping[str, Mapping[str, Any]]) -> None:
         self._passing = ledger_folder(folder, self._checkpoints)
@@ -257,7 +258,7 @@ class Federation:
             network.to("cpu")
         if plan.private and trained_head(network, plan) is None:
             check_layers(training_mode(network))
-        self.weights = network.state_dict()
+        self.weights, self._trained = network.state_dict(), trained_names(network)
         self.server = SERVERS[plan.strategy](plan, network, everyone)
         # Sites that drop out units draw from torch's one generator, so they take turns.
         self._asking = Asking(self.device, side_by_side=len(sites) > 1 and not has_dropout(network))
