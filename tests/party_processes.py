@@ -23,7 +23,7 @@ _PROCESSES.set_forkserver_preload(
     + [f"primia_kit.mpc.{name}.in_numba" for name in ("comparison", "packing", "wire")]
     + ["primia_kit.mpc.kernels.direct"]
 )
-PATIENCE = 20.0  # seconds for anything that a busy machine may take
+PATIENCE = 60.0  # seconds for anything that a busy machine may take
 
 
 @dataclass(frozen=True)

@@ -231,6 +231,10 @@ def test_sweep_results(varying):
         }
     )
     drawn(figures.sweep_results(frame, varying, ["a", "b"]))
+    many = figures.sweep_results(frame, varying, ["a", "b"] * 3)
+    drawn(many)
+    if varying:
+        assert many.get_figwidth() == 4 * 3.6 and [axis.axison for axis in many.axes] == [True] * 6 + [False] * 2
 
 
 def test_two_shares_make_a_line():

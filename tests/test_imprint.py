@@ -50,7 +50,7 @@ def poisoned(federation, hospitals, **changes):
 
 
 def secure_sum_of(federation, task, count):
-    updates = {site.name: site.update(task)[0] for site in federation.sites}
+    updates = {site.name: replace(site, approved="").update(task)[0] for site in federation.sites}
     secure = SecureSum()
     total = secure.sum("round 1 update", updates, update_fields(updates["A"], count, 3))
     assert secure.survivors == ("A", "B", "C")
@@ -75,6 +75,19 @@ def test_several_local_steps_still_give_some(federation, films, hospitals):
     assert compare_films(read.images, films.images, films.images).exact >= 1
 
 
+def test_windows_read_films_exactly_after_many_local_steps(federation, films, hospitals):
+    """A window that a film has gone through moves away, and shuts: later steps can't spoil what is in its row."""
+    public = load_films(hospitals.select(split="test"), size=32, geometry="pad").images
+    spec = ImprintSpec.of(federation.spec, windowed=True)
+    weights = imprint_weights(spec, public)
+    steps = {"sync_every": 0, "local_epochs": 2, "batch_size": 4, "learning_rate": 0.05}
+    task = replace(federation.task(), plan=replace(PLAN, **steps), spec=spec, weights=weights)
+    read = read_imprint(spec, secure_sum_of(federation, task, len(films)))
+    score = compare_films(read.images, films.images, films.images)
+    bins = (torch.bucketize(brightness(spec, films.images), bin_edges(spec, public)) - 1).tolist()
+    assert score.exact >= 0.9 * sum(b >= 0 and bins.count(b) == 1 for b in bins) > 10
+
+
 def test_edges_ascend_and_share_out_normal_brightness(federation):
     spec = ImprintSpec.of(federation.spec, bins=16)
     gray = (spec.pixel_mean + 0.02 * torch.randn(4000, 1, 1, 1, generator=torch.Generator().manual_seed(0))).expand(-1, 1, 32, 32)
@@ -84,6 +97,15 @@ def test_edges_ascend_and_share_out_normal_brightness(federation):
     assert counts[1:16].float().std() / counts[1:16].float().mean() < 0.15
     with pytest.raises(KitError, match="at least 2"):
         ImprintSpec.of(federation.spec, bins=1)
+
+
+def test_as_many_bins_are_read_as_there_are_films(federation, films, hospitals):
+    task = poisoned(federation, hospitals)
+    gradient = film_gradient(task.spec, task.weights, films.images[:12], films.labels[:12])
+    every, few = read_imprint(task.spec, gradient), read_imprint(task.spec, gradient, most=3)
+    entries = gradient["imprint.measure.bias"].diff(append=torch.zeros(1)).abs()
+    assert len(every.bins) > 6 and few.bins.tolist() == sorted(entries.topk(3).indices.tolist())
+    assert torch.equal(few.images, every.images[torch.isin(every.bins, few.bins)])
 
 
 def test_an_update_without_the_imprint_is_told(federation, films):
@@ -100,6 +122,7 @@ def test_a_hospital_refuses_what_it_didnt_approve(federation, hospitals):
         (task, r"The server's model \(ImprintSpec\) isn't the approved plan's small_cnn"),
         (replace(task, spec=honest.spec), "'conv1.weight'"),
         (replace(honest, plan=replace(PLAN, batch_size=2)), "The plan's hash is"),
+        (replace(honest, number=2), "asks for round 2 of the plan's 1"),
         (replace(honest, spec=replace(honest.spec, pool="max")), "isn't the approved plan's"),
         (replace(honest, spec=replace(honest.spec, pixel_std=0.0)), "pixel statistics"),
         (replace(honest, spec=replace(honest.spec, pixel_mean=float("inf"))), "pixel statistics"),
@@ -108,6 +131,17 @@ def test_a_hospital_refuses_what_it_didnt_approve(federation, hospitals):
     ):
         with pytest.raises(KitError, match=sentence):
             check_task(sent, approved)
+        with pytest.raises(KitError, match=sentence):
+            federation.sites[0].update(sent)
+
+
+def test_a_server_in_a_run_gets_no_answer_to_what_nobody_approved(federation, hospitals):
+    with pytest.raises(KitError, match="Site A has approved the plan"):
+        Federation(replace(PLAN, rounds=2), federation.sites)
+    run = Federation(PLAN, federation.sites)
+    run.task = lambda: poisoned(federation, hospitals)
+    with pytest.raises(KitError, match=r"Round 1: 0 of 3 sites answered.*ImprintSpec"):
+        run.run_round()
 
 
 def test_noise_removes_what_batches_and_sums_dont(films, federation):

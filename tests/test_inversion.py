@@ -127,8 +127,29 @@ def test_a_reconstruction_is_given_to_its_film_whatever_the_order(films):
     assert compare_films(back[:0], originals, films.images).match_rate == 0
 
 
-def test_noise_matches_by_chance_alone(films):
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(40, 1, 32, 32, generator=generator)
-    hits = [compare_films(noise[i : i + 1], films.images[j : j + 1], films.images).match_rate for i in range(40) for j in (0, 7)]
-    assert sum(hits) / len(hits) < 0.2  # guessing: 1 of the 40 or so films
+@pytest.mark.parametrize("count", [1, 5, 30])
+def test_noise_is_matched_by_chance_and_chance_is_told(count):
+    """Of films that are noise themselves, so that none is nearest to everything."""
+    generator = torch.Generator().manual_seed(count)
+
+    def draw(n):
+        return torch.rand(n, 1, 16, 16, generator=generator)
+
+    trials = []
+    for _ in range(60):
+        candidates = draw(30)
+        trials.append(compare_films(draw(count), candidates[:count], candidates))
+    assert {t.chance for t in trials} == {1 - (1 - 1 / 30) ** count}
+    rate, error = sum(t.match_rate for t in trials) / 60, 3 * (0.25 / 60 / count) ** 0.5
+    assert 0.8 * trials[0].chance - error < rate < trials[0].chance + error
+    # A reconstruction whose film is known isn't given to the nearest one.
+    known = [compare_films(draw(count), films_, films_, pairs=range(count)) for films_ in (draw(30)[:count] for _ in range(60))]
+    assert known[0].chance == pytest.approx(1 / count) and known[0].images == tuple(range(count))
+    assert sum(t.match_rate for t in known) / 60 == pytest.approx(1 / count, abs=3 * (0.25 / 60 / count) ** 0.5)
+
+
+def test_pairs_say_which_reconstruction_is_whose(films):
+    originals, back = films.images[:3], films.images[[5, 1]]
+    score = compare_films(back, originals, films.images, pairs=[0, 1, -1])
+    assert score.images == (0, 1, -1) and score.matched == (False, True, False)
+    assert score.chance == pytest.approx(1 / len(films))

@@ -39,7 +39,7 @@ CHOICES = [
     for norm, pool in (("batch", "max"), ("group", "avg"), ("none", "max"))
     if name != "vgg16" or norm == "group"
 ]
-UNPOOLED = {"mobilenet_v2", "efficientnet_lite0"}
+UNPOOLED = {"mobilenet_v2", "efficientnet_lite0", "efficientnet_lite0_blocks"}
 
 
 def small(name, norm="batch", pool="max"):

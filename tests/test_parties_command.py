@@ -159,7 +159,10 @@ def test_five_processes_and_an_answer_of_two_servers(compiled_model, processes, 
     ask = primia("party", "data", *servers, "--cert", "fed/data", "--image", "image.npy", "--expect", program.sha256)
     assert main(ask[3:]) == 2 and "No model has been shared" in capsys.readouterr().err
     share = ["party", "share-model", "--model", "model.npz", "--cert", "fed/model", "--connect-provider", provider, *servers]
-    assert main(share) == 0 and program.sha256 in capsys.readouterr().out
-    check_answer(ask, options, program, expected)
+    assert main([*share, "--pin-server1", "another"]) == 2 and "not 'another' as pinned" in capsys.readouterr().err
+    pins = ["--pin-server0", "server0", "--pin-server1", "server1"]
+    assert main([*share, *pins, "--pin-provider", "provider"]) == 0 and program.sha256 in capsys.readouterr().out
+    assert main([*ask[3:], "--pin-server1", "another"]) == 2 and "not 'another' as pinned" in capsys.readouterr().err
+    check_answer([*ask, *pins], options, program, expected)
     assert main(ask[3:]) == 2 and "query budget" in capsys.readouterr().err
     assert len(list((tmp_path / "s0/seeds/used").iterdir())) == len(list((tmp_path / "s1/dealt/used").iterdir())) == 1

@@ -21,7 +21,7 @@ from .party_processes import PATIENCE, House, Kill
 
 OPERATIONS = 17  # of the small CNN's program
 STORE, MESSAGES, PARTIES = "inference.store", "inference.parties.messages:send", "inference.parties"
-PROMPT = 15.0  # seconds in which a survivor has noticed on a busy machine; less than any time-out
+PROMPT = 45.0  # seconds in which a survivor has noticed on a busy machine; less than any time-out
 GONE = "has gone|has stopped|doesn't answer"
 
 

@@ -20,7 +20,7 @@ OTHER = {
     "participation": 0.5, "min_sites": 3, "patience": 4, "validation_share": 0.1, "frozen": ("layer1",), "start": "0f" * 32,
     "feature_norm": "l2", "pixel_statistics": "public", "pixel_mean": 0.4, "pixel_std": 0.3, "target_epsilon": 3.0,
     "noise_multiplier": 2.0, "delta": 1e-4, "clipping_norm": 0.5, "clipping": "adaptive", "clipping_quantile": 0.4,
-    "virtual_batch": 8, "augmentation_multiplicity": 3, "statistics_noise": 4.0,
+    "virtual_batch": 8, "augmentation_multiplicity": 3, "statistics_noise": 4.0, "colluders": 0,
 }  # fmt: skip
 PRIVATE = TrainingPlan(norm="group", weighting="patients", pixel_statistics="public", privacy="patient", noise_multiplier=1.0)
 
@@ -32,11 +32,13 @@ def test_json_round_trip():
 
 
 def test_every_key_changes_the_hash():
-    assert OTHER.keys() | {"ema", "privacy"} == {f.name for f in fields(TrainingPlan)}  # which don't go with all others
+    alone = {"ema", "privacy", "noise"}  # don't go with all others
+    assert OTHER.keys() | alone == {f.name for f in fields(TrainingPlan)}
     changed = OTHER | {"ema": 0.9}
     hashes = {TrainingPlan().sha256} | {replace(TrainingPlan(), **{name: value}).sha256 for name, value in changed.items()}
     hashes |= {replace(PRIVATE, privacy=privacy).sha256 for privacy in ("none", "patient", "film")}
-    assert len(hashes) == len(changed) + 1 + 3
+    hashes.add(replace(PRIVATE, noise="distributed", sync_every=1, min_sites=3, weighting="uniform").sha256)
+    assert len(hashes) == len(changed) + 1 + 3 + 1
 
 
 def test_the_hash_is_that_of_canonical_json():

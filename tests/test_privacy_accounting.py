@@ -92,6 +92,16 @@ def test_extreme_settings_are_accounted_for_in_reasonable_time_and_memory(q, sig
     assert 0 <= epsilon(history(q, sigma, 100), 1e-5) <= epsilon(history(q, sigma, 100), 1e-5, "rdp") < 2e12
 
 
+@pytest.mark.parametrize("sigma", [0.02, 0.03, 0.04, 0.05, 0.1])
+@pytest.mark.parametrize("steps", [1, 7, 50])
+def test_epsilons_beyond_what_e_to_them_can_hold_are_finite(sigma, steps):
+    """At q = 1, steps releases at sigma are one at sigma / sqrt(steps); the bound lies above its epsilon."""
+    from dp_accounting import get_epsilon_gaussian
+
+    found = epsilon(history(1.0, sigma, steps), 1e-5)
+    assert 0.999 * get_epsilon_gaussian(sigma / steps**0.5, 1e-5) <= found < math.inf
+
+
 @pytest.mark.parametrize(("target", "delta", "q", "steps"), [(8, 1e-4, 0.1, 200), (1, 1e-5, 0.02, 500), (0.1, 1e-5, 1.0, 10)])
 def test_calibrated_noise_is_enough_and_little_less_isnt(target, delta, q, steps):
     sigma = calibrate(target, delta, q, steps)

@@ -7,6 +7,7 @@ from .imprint import Imprint, Imprinted, ImprintSpec, bin_edges, brightness, imp
 from .inversion import Inversion, Reconstruction, film_gradient, infer_labels, invert_gradient, invert_update
 from .linkage import Linkage, link_films, linkage_table, returning_patients
 from .membership import MembershipGame, MembershipResult, membership_table
+from .noisy_imprint import NoisyImprinted, read_noisy_imprint
 from .reference_models import confidence, split_patients, train_game
 from .similarity import Similarity, compare_films, psnr, ssim
 
@@ -22,6 +23,7 @@ __all__ = [
     "Linkage",
     "MembershipGame",
     "MembershipResult",
+    "NoisyImprinted",
     "Reconstruction",
     "Similarity",
     "Trial",
@@ -44,6 +46,7 @@ __all__ = [
     "membership_table",
     "psnr",
     "read_imprint",
+    "read_noisy_imprint",
     "release",
     "returning_patients",
     "run_attacks",

@@ -138,7 +138,7 @@ def _imprint(spec, weights, films: FilmSet, chosen: torch.Tensor, defence: Defen
     gradient = release(
         malicious, imprint_weights(malicious, public, seed=seed), films.images[chosen], films.labels[chosen], defence, seed
     )
-    return read_imprint(malicious, gradient).images, (), 0.0
+    return read_imprint(malicious, gradient, most=len(chosen)).images, (), 0.0
 
 
 ATTACKS = {"inversion": _invert, "imprint": _imprint}
@@ -190,8 +190,8 @@ def run_attacks(
 
 
 def attack_table(trials: Sequence[Trial], defences: Mapping[str, Defence] = DEFENCES):
-    """A pandas table: (attack, defence) -> films attacked, mean PSNR and SSIM of those with a reconstruction, share matched,
-    share recovered exactly, and the defence's epsilon; over seeds."""
+    """A pandas table: (attack, defence) -> films attacked, mean PSNR and SSIM of those with a reconstruction, share matched
+    and what chance would match, share recovered exactly, and the defence's epsilon; over seeds."""
     import numpy as np
     import pandas as pd
 
@@ -205,6 +205,7 @@ def attack_table(trials: Sequence[Trial], defences: Mapping[str, Defence] = DEFE
             "PSNR": psnr[found].mean() if found.any() else np.nan,
             "SSIM": ssim[found].mean() if found.any() else np.nan,
             "matched": matched.mean(),
+            "chance": np.mean([s.chance for s in same]),
             "exact": sum(s.exact for s in same) / len(psnr),
             "ε": defences[key[1]].epsilon(),
         }
@@ -212,11 +213,11 @@ def attack_table(trials: Sequence[Trial], defences: Mapping[str, Defence] = DEFE
 
 
 def attack_results(trials: Sequence[Trial]) -> dict[str, float]:
-    """The same numbers as flat names for `batch.record`: "inversion.secure_sum.psnr", .ssim, .matched, .exact."""
+    """The same numbers as flat names for `batch.record`: "inversion.secure_sum.psnr", .ssim, .matched, .chance, .exact."""
     table = attack_table(trials, {trial.defence: Defence() for trial in trials})
     return {
         f"{attack}.{defence.replace(' ', '_').replace('.', 'p')}.{column.lower()}": float(value)
         for (attack, defence), row in table.iterrows()
         for column, value in row.items()
-        if column in ("PSNR", "SSIM", "matched", "exact")
+        if column in ("PSNR", "SSIM", "matched", "chance", "exact")
     }

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .checkpoint import Checkpoints
+from .distributed import noise_terms, settle_noise
 from .messages import SiteMemory
 from .plan import TrainingPlan
 from .private import SitePrivacy, count_units, open_privacy
@@ -46,14 +47,17 @@ def open_ledgers(
     Raises: KitError as `open_privacy`.
     """
     heads = {name: head for record in server.get("rounds", ()) for name, head in record["ledger_heads"].items()}
+    terms = noise_terms(plan, sites) if plan.noise == "distributed" else None
     opened = {}
     for site in sites:
         path = folder.ledger(site.name) if isinstance(folder, Checkpoints) else ledger_path(folder, site.name)
         opened[site.name] = open_privacy(
             site.name, site.train, plan, path, expected_head=heads.get(site.name),
             noise_multiplier=kept[site.name]["noise_multiplier"] if kept else None,
-            statistics=statistics_spends(plan),
+            statistics=statistics_spends(plan), step=None if terms is None else terms.mechanism,
         )  # fmt: skip
+    if terms is not None:
+        settle_noise(terms, opened.values())
     return opened
 
 

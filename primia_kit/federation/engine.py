@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import KitError
-from ..models import ModelSpec, TrainedModel, weights_sha256
+from ..models import ModelSpec, TrainedModel, last_layer, weights_sha256
+from ..privacy import DistributedNoise
 from ..privacy.gradients import check_layers
 from ..secagg import Aggregator, Identity, PlainSum, SecureSum
 from ..seeds import numpy_generator
@@ -24,12 +26,13 @@ from .asking import Asking
 from .budgets import PASSING, ledger_folder, open_ledgers, spent
 from .checkpoint import Checkpoints
 from .device import choose_device
+from .distributed import check_aggregator, gradient_fields, mean_step
 from .fields import VALIDATION_FIELDS, update_fields
 from .local import has_dropout
 from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
 from .plan import TrainingPlan
-from .pooled import balanced_weights, pooled_statistics, weight_bound, weight_of_all
-from .private_statistics import private_class_weights, private_pixel_statistics
+from .pooled import balanced_weights, mean_feature, pooled_statistics, weight_bound, weight_of_all
+from .private_statistics import private_class_weights, private_mean_feature, private_pixel_statistics
 from .run import Best, Round, TrainingRun
 from .site import Site, personal_weights
 from .snapshot import restore, server_state, site_states
@@ -78,7 +81,9 @@ class Federation:
         if start is not None and weights_sha256(start) != plan.start:
             said = f"says {plan.start[:12]}…" if plan.start else "names none"
             raise KitError(f"These start weights have SHA-256 {weights_sha256(start)}, and the plan's key start {said}.")
-        self.plan, self.sites, self.time_out = plan, tuple(site.with_validation(plan) for site in sites), time_out
+        # In one process a hospital approves the plan by being there when the run begins; it holds each round's task to that.
+        self.sites = tuple(replace(site.with_validation(plan), approved=plan.sha256) for site in sites)
+        self.plan, self.time_out = plan, time_out
         for before, site in zip(sites, self.sites, strict=True):
             site.check(plan, held=len(before.train) - len(site.train))  # those that are left to train on
         self.device = choose_device(device, precision)
@@ -95,6 +100,8 @@ class Federation:
             self._digests = {site.name: site.films_sha256() for site in self.sites}
             state, kept, self.notes = self._checkpoints.latest() or ({}, {}, [])
         self.aggregator = aggregator or self._default_aggregator()
+        if plan.noise == "distributed":
+            check_aggregator(plan, self.sites, self.aggregator)
         self.average: Tensors = {}  # with `ema`: the mean of the weights, not yet corrected for its start at 0
         if plan.private:
             self._open_ledgers(ledgers, state, kept)
@@ -152,6 +159,8 @@ class Federation:
         start, task = time.perf_counter(), self.task()
         contributions, trainings, absent = self._train(task)
         total = self._sum(f"round {task.number} update", contributions)
+        if self.plan.noise == "distributed":
+            total = mean_step(task, total, self._noise())
         self.weights = self.server.step(self.weights, total)
         if self.plan.ema:
             self.average = {n: self.plan.ema * self.average.get(n, 0) + (1 - self.plan.ema) * w for n, w in self.weights.items()}
@@ -165,7 +174,7 @@ class Federation:
             losses={name: training.loss for name, training in trainings.items() if training.loss is not None},
             steps={name: training.steps for name, training in trainings.items()},
             seconds=time.perf_counter() - start,
-            update_bytes=sum(part.nbytes for part in next(iter(contributions.values())).values()),
+            update_bytes=sum(4 * part.numel() for part in next(iter(contributions.values())).values()),  # words of 32 bits
             absent=absent,
             validation_loss=loss,
             epsilons={name: training.epsilon for name, training in trainings.items() if training.epsilon is not None},
@@ -207,6 +216,10 @@ class Federation:
         for name, privacy in open_ledgers(self.plan, self.sites, folder or self._checkpoints, state, kept).items():
             self.memories[name].privacy = privacy
 
+    def _noise(self) -> DistributedNoise:
+        """The terms of distributed noise, the same at all hospitals."""
+        return next(iter(self.memories.values())).privacy.distributed
+
     def _spent(self) -> list[str]:
         return spent(self.plan, self.sites, self.memories)
 
@@ -214,10 +227,12 @@ class Federation:
         """A secure sum, whose hospitals remember what they opened wherever the run can be taken up again."""
         if len(self.sites) == 1:
             return PlainSum()
+        fewest = self.plan.min_sites if self.plan.noise == "distributed" else None  # the noise counts on so many
         if self._checkpoints is None:
-            return SecureSum()
+            return SecureSum(min_survivors=fewest)
         histories = {site.name: self._checkpoints.history(site.name) for site in self.sites}
-        return SecureSum({name: Identity.generate(history) for name, history in histories.items()}, run=self._checkpoints.run)
+        identities = {name: Identity.generate(history) for name, history in histories.items()}
+        return SecureSum(identities, min_survivors=fewest, run=self._checkpoints.run)
 
     def _begin(self, state: Mapping[str, Any], start: Mapping[str, torch.Tensor] | None) -> None:
         """The facts about all sites that a run needs, by one sum each, or from its checkpoint; and the first weights."""
@@ -237,6 +252,9 @@ class Federation:
             if SERVERS[plan.strategy].needs_everyone:
                 everyone = weight_of_all(plan, sites, aggregator, self.total_weight)
         network = freeze(self.spec.build(plan.seed) if start is None else self.spec.build_with(start), plan)
+        if plan.feature_norm == "l2_centred" and not state:
+            network.get_submodule(last_layer(network)).center.copy_(self._mean_feature(network.to(self.device.kind)))
+            network.to("cpu")
         if plan.private and trained_head(network, plan) is None:
             check_layers(training_mode(network))
         self.weights = network.state_dict()
@@ -258,10 +276,19 @@ class Federation:
             return private_class_weights(self.plan, self.sites, self.memories, self.aggregator)
         return balanced_weights(self.sites, self.aggregator)
 
+    def _mean_feature(self, network: nn.Module) -> torch.Tensor:
+        plan, aggregator, device = self.plan, self.aggregator, self.device
+        if plan.private:
+            return private_mean_feature(plan, network, self.spec, self.sites, self.memories, aggregator, device)
+        return mean_feature(network, self.spec, self.sites, aggregator, device)
+
     def _sum(self, purpose: str, contributions: Mapping[str, Tensors]) -> Tensors:
         # A site alone adds nothing up, so there is no sum that could overflow and no range to keep.
-        parts, alone = next(iter(contributions.values())), len(contributions) == 1
-        fields = None if alone else update_fields(parts, self.total_weight, len(contributions))
+        parts, count = next(iter(contributions.values())), len(contributions)
+        if self.plan.noise == "distributed":
+            fields = gradient_fields(parts, self._noise(), count)
+        else:
+            fields = None if count == 1 else update_fields(parts, self.total_weight, count)
         return self.aggregator.sum(purpose, contributions, fields)
 
     def _train(self, task: RoundTask) -> tuple[dict[str, Tensors], dict[str, LocalTraining], dict[str, str]]:

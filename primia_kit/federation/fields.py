@@ -31,6 +31,8 @@ PIXEL_FIELDS = {
 }
 
 COUNT_FIELDS = {"films": Field(2.0**32, 1.0, words=2)}
+# Features have length 1.
+FEATURE_FIELDS = {"features": Field(2.0**32, 2.0**-16, words=2), "films": Field(2.0**32, 1.0, words=2)}
 # A loss is summed over films, in nats; no site's comes near this unless it has diverged.
 VALIDATION_FIELDS = {"loss": Field(2.0**32, 2.0**-16, words=2), "films": Field(2.0**32, 2.0**-16, words=2)}
 

@@ -67,7 +67,7 @@ def train_locally(
                 group["lr"] = plan.learning_rate_in(number, index / len(batches))
             optimizer.zero_grad(set_to_none=True)
             with device.autocast():
-                logits = network(model_input(images, task.spec)) if head is None else head(images)
+                logits = network(model_input(images, task.spec)) if head is None else F.linear(images, head.weight, head.bias)
             logits = device.widened(logits)
             loss = mean_loss(logits, labels, class_weights)
             if partner is not None:

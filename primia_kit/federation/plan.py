@@ -18,6 +18,8 @@ from ..models import CLASSIFIERS, SMALLEST_FILM, ModelSpec
 from .plan_values import checked
 from .private_plan import PRIVATE_KEYS, check_privacy
 
+BODY = "body"  # in `frozen`: everything but the last linear layer
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
@@ -57,7 +59,9 @@ class TrainingPlan:
     frozen: layers that aren't trained, by name or the first parts of it ("layer1", "layer2.0"); "body" is everything
         but the last linear layer. BatchNorm layers that are frozen use the statistics that they came with.
     start: SHA-256 of the weights that training starts from (`models.weights_sha256`); "": random ones, by `seed`.
-    feature_norm: "l2" scales what enters the last linear layer to length 1, film by film; "none" doesn't.
+    feature_norm: "l2" scales what enters the last linear layer to length 1, film by film; "l2_centred" takes the mean of
+        that over all sites' films off it and scales it again (see `models.CentredLinear`), for a last layer that is trained
+        alone; "none" leaves it.
     ema: decay, [0, 1), of the mean of the global weights over the rounds (Polyak averaging, corrected for its start),
         which is then the model that the run ends with; 0: the last weights.
     pixel_statistics: where the model's pixel mean and standard deviation come from: "exact", over all sites' training
@@ -73,8 +77,12 @@ class TrainingPlan:
         (Andrew et al. 2021), whose noised count is part of what is charged.
     virtual_batch: films (and copies of them) whose gradients are in memory at a time; changes no result.
     augmentation_multiplicity: augmented copies of each film, whose gradients are averaged (De et al. 2022).
-    statistics_noise: noise multiplier of each sum that is charged before training: pixel statistics, class counts;
-        0: there are none.
+    noise: "local", each hospital adds the whole noise to its own gradients; "distributed", each adds a share of it to one
+        clipped sum a round, and the secure sum has the whole. See `primia_kit.federation.distributed`.
+    colluders: hospitals of the `min_sites` that a sum has at least whose shares of distributed noise don't count, since
+        they may tell others what they added, or add nothing. With 0, epsilon doesn't hold against the other hospitals.
+    statistics_noise: noise multiplier of each sum that is charged before training: pixel statistics, class counts, mean
+        features; 0: there are none.
     seed: every draw derives from it by (seed, round, site). Not secret, nothing secret derives from it.
     """
 
@@ -111,7 +119,7 @@ class TrainingPlan:
     validation_share: float = 0.2
     frozen: tuple[str, ...] = ()
     start: str = ""
-    feature_norm: Literal["none", "l2"] = "none"
+    feature_norm: Literal["none", "l2", "l2_centred"] = "none"
     ema: float = 0.0
     pixel_statistics: Literal["exact", "public", "private"] = "exact"
     pixel_mean: float = 0.5
@@ -125,6 +133,8 @@ class TrainingPlan:
     clipping_quantile: float = 0.5
     virtual_batch: int = 64
     augmentation_multiplicity: int = 1
+    noise: Literal["local", "distributed"] = "local"
+    colluders: int = 1
     statistics_noise: float = 0.0
     seed: int = 0
 
@@ -156,6 +166,11 @@ class TrainingPlan:
             other = "patience" if self.patience else 'strategy "fedbn"'
             raise KitError(
                 f"ema is {self.ema}, and {other} chooses other weights than averaged ones: set one of them to 0 or none."
+            )
+        if self.feature_norm == "l2_centred" and (BODY not in self.frozen or self.augmentation != "none" or self.mixup):
+            raise KitError(
+                'feature_norm "l2_centred" needs features that never change, to take their mean once: set '
+                f'frozen=("{BODY}",), augmentation="none" and mixup=0.'
             )
         check_privacy(self)
 
@@ -252,7 +267,7 @@ class TrainingPlan:
 
 _LEAST = {
     "rounds": 1, "local_epochs": 1, "sync_every": 0, "batch_size": 2, "min_sites": 1, "patience": 0, "seed": 0,
-    "virtual_batch": 1, "augmentation_multiplicity": 1,
+    "virtual_batch": 1, "augmentation_multiplicity": 1, "colluders": 0,
 }  # fmt: skip
 _RANGES = {  # key -> (what must hold, as a sentence)
     **dict.fromkeys(
@@ -276,6 +291,7 @@ _MATTERS = {  # key -> whether it has an effect in this plan
     "validation_share": lambda plan: plan.patience > 0,
     **dict.fromkeys(("pixel_mean", "pixel_std"), lambda plan: plan.pixel_statistics == "public"),
     **dict.fromkeys(PRIVATE_KEYS, lambda plan: plan.privacy != "none"),
+    "colluders": lambda plan: plan.noise == "distributed",
     "clipping_quantile": lambda plan: plan.privacy != "none" and plan.clipping == "adaptive",
     "target_epsilon": lambda plan: plan.privacy != "none" and plan.target_epsilon > 0,
     "noise_multiplier": lambda plan: plan.privacy != "none" and plan.noise_multiplier > 0,

@@ -6,13 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from ..errors import KitError
 from ..models import ModelSpec
 from ..secagg import Aggregator, Contribution, Field
-from .fields import COUNT_FIELDS, PIXEL_FIELDS, update_fields
+from .device import Device
+from .fields import COUNT_FIELDS, FEATURE_FIELDS, PIXEL_FIELDS, update_fields
+from .local import model_input
 from .plan import TrainingPlan
 from .site import Site
+from .trainable import body_outputs
 
 
 def pooled_statistics(plan: TrainingPlan, sites: Sequence[Site], aggregator: Aggregator) -> tuple[ModelSpec, int]:
@@ -29,6 +34,18 @@ def pooled_statistics(plan: TrainingPlan, sites: Sequence[Site], aggregator: Agg
     if variance < 1e-7:  # float32 squares of equal pixels differ by less
         raise KitError("All pixels of all training films are equal: there is nothing to learn from them.")
     return plan.model_spec(mean, math.sqrt(variance)), round(float(total["pixels"]) / plan.size**2)
+
+
+def mean_feature(
+    network: nn.Module, spec: ModelSpec, sites: Sequence[Site], aggregator: Aggregator, device: Device
+) -> torch.Tensor:
+    """The mean over all sites' films of what the layers but the last give, at length 1: float64 [features]."""
+    contributions = {}
+    for site in sites:
+        features = F.normalize(body_outputs(network, site.train, spec, model_input, device), dim=1).double().cpu()
+        contributions[site.name] = {"features": features.sum(0), "films": torch.tensor(len(features), dtype=torch.float64)}
+    total = sum_over_all("mean features", contributions, FEATURE_FIELDS, aggregator)
+    return total["features"] / total["films"]
 
 
 def balanced_weights(sites: Sequence[Site], aggregator: Aggregator) -> torch.Tensor:

@@ -20,6 +20,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,10 +28,10 @@ from torch import nn
 
 from ..data import FilmSet
 from ..errors import KitError
-from ..privacy import Ledger, NoiseSource, SampledGaussian, calibrate, epsilon
+from ..privacy import DistributedNoise, Ledger, Mechanism, NoiseSource, SampledGaussian, calibrate, epsilon
 from ..privacy.accounting import History
 from ..privacy.clipping import AdaptiveClipping
-from ..privacy.gradients import ClippedSum, FilmGradients, HeadGradients, clipped_sum
+from ..privacy.gradients import ClippedSum, FilmGradients, Gradients, HeadGradients, clipped_sum, patient_gradients
 from ..seeds import torch_generator
 from .device import CPU, Device
 from .local import make_optimizer, model_input, random_shift
@@ -77,15 +78,18 @@ class SitePrivacy:
 
     noise_multiplier: z, settled at the run's start, the same in all its steps.
     source: of samples and noise.
+    distributed: the terms of distributed noise, or None.
     """
 
     ledger: Ledger
     noise_multiplier: float
     source: NoiseSource = field(default_factory=NoiseSource)
+    distributed: DistributedNoise | None = None
 
-    def mechanism(self, plan: TrainingPlan, units: int) -> SampledGaussian:
+    def mechanism(self, plan: TrainingPlan, units: int) -> Mechanism:
         """One step."""
-        return SampledGaussian(plan.sampling_rate(units), self.noise_multiplier)
+        rate = plan.sampling_rate(units)
+        return self.distributed.mechanism(rate) if self.distributed else SampledGaussian(rate, self.noise_multiplier)
 
     def affords(self, plan: TrainingPlan, units: int) -> bool:
         """Whether another round stays within the plan's target and the ledger's budget."""
@@ -98,6 +102,7 @@ class SitePrivacy:
 def open_privacy(
     site: str, films: FilmSet, plan: TrainingPlan, path: Path, *, expected_head: str | None = None,
     noise_multiplier: float | None = None, statistics: History = (),
+    step: Callable[[float, float], Mechanism] | None = None,
 ) -> SitePrivacy:  # fmt: skip
     """A site's ledger, begun or gone on with, and its noise for this run.
 
@@ -111,6 +116,7 @@ def open_privacy(
         expected_head: an entry that the ledger must hold, from the server's checkpoint.
         noise_multiplier: z as it was settled; None at a run's start.
         statistics: what the run will spend before its first round.
+        step: (sampling rate, z) -> a step's mechanism; default a `SampledGaussian`.
 
     Raises: KitError for a ledger that isn't this site's, was set back, or leaves nothing of the target.
     """
@@ -127,8 +133,9 @@ def open_privacy(
         ledger = Ledger.create(path, site=site, delta=plan.delta, budget=budget, patients=units, unit=plan.privacy)
     z = noise_multiplier or plan.noise_multiplier
     if not z:
-        before = [*ledger.history, *statistics]
-        z = calibrate(plan.target_epsilon, plan.delta, plan.sampling_rate(units), plan.rounds * plan.private_steps(units), before)
+        before, rate = [*ledger.history, *statistics], plan.sampling_rate(units)
+        mechanism = None if step is None else partial(step, rate)
+        z = calibrate(plan.target_epsilon, plan.delta, rate, plan.rounds * plan.private_steps(units), before, mechanism=mechanism)
     return SitePrivacy(ledger, z)
 
 
@@ -161,13 +168,9 @@ def train_privately(
     """
     plan, number, privacy = task.plan, task.number, memory.privacy
     training_mode(network)
-    units = _units(films, plan, memory)
+    units = site_units(films, plan, memory)
     steps, expected = plan.private_steps(len(units)), plan.sampling_rate(len(units)) * len(units)
-    weights = None if task.class_weights is None else task.class_weights.to(device.kind)
-    if features is None:
-        step = _FilmStep(network, films, units, task, site, device, weights)
-    else:
-        step = _HeadStep(network, features, films, units, plan, device, weights)
+    step = gradient_step(network, films, units, task, site, device, features)
     parameters, adaptive = trainable(network), None
     if plan.clipping == "adaptive":
         adaptive = AdaptiveClipping(plan.clipping_quantile, privacy.noise_multiplier, expected)
@@ -206,6 +209,16 @@ def noised_sum(sums: dict[str, torch.Tensor], std: float, source: NoiseSource) -
     return {name: part.view(value.shape) for (name, value), part in zip(sums.items(), parts, strict=True)}
 
 
+def gradient_step(
+    network: nn.Module, films: FilmSet, units: Units, task: RoundTask, site: str, device: Device, features: torch.Tensor | None
+) -> _FilmStep | _HeadStep:
+    """How a step's gradients are formed (arguments: see `train_privately`)."""
+    weights = None if task.class_weights is None else task.class_weights.to(device.kind)
+    if features is None:
+        return _FilmStep(network, films, units, task, site, device, weights)
+    return _HeadStep(network, features, films, units, task.plan, device, weights)
+
+
 class _FilmStep:
     """S for one step of a network that is trained beyond its last layer."""
 
@@ -216,6 +229,11 @@ class _FilmStep:
     def __call__(self, sampled: torch.Tensor, step: int, clipping_norm: float) -> ClippedSum:
         with self.device.autocast():
             return clipped_sum(self.gradients, self._patients(sampled, step), clipping_norm, self.task.plan.virtual_batch)
+
+    def by_patient(self, sampled: torch.Tensor, step: int) -> Iterator[Gradients]:
+        """Of the sampled patients, not clipped: [patients, *shape] of some at a time."""
+        with self.device.autocast():
+            yield from patient_gradients(self.gradients, self._patients(sampled, step), self.task.plan.virtual_batch)
 
     def _patients(self, sampled: torch.Tensor, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         plan = self.task.plan
@@ -234,14 +252,20 @@ class _HeadStep:
 
     def __init__(self, network, features, films: FilmSet, units: Units, plan: TrainingPlan, device: Device, class_weights):
         self.layer, self.names, self.device = trained_head(network, plan), list(trainable(network)), device
+        self.chunk = plan.virtual_batch
         self.gradients = HeadGradients(features, films.labels.to(device.kind), units.owners.to(device.kind), class_weights)
 
     def __call__(self, sampled: torch.Tensor, step: int, clipping_norm: float) -> ClippedSum:
         found = self.gradients(self.layer, sampled.to(self.device.kind), clipping_norm)
         return ClippedSum({name: found.sums[name.rpartition(".")[2]] for name in self.names}, found.norms)
 
+    def by_patient(self, sampled: torch.Tensor, step: int) -> Iterator[Gradients]:
+        for found in self.gradients.by_patient(self.layer, sampled.to(self.device.kind), self.chunk):
+            yield {name: found[name.rpartition(".")[2]] for name in self.names}
 
-def _units(films: FilmSet, plan: TrainingPlan, memory: SiteMemory) -> Units:
+
+def site_units(films: FilmSet, plan: TrainingPlan, memory: SiteMemory) -> Units:
+    """The site's units, worked out once."""
     if memory.units is None:
         memory.units = Units(films, plan.privacy)
     return memory.units

@@ -6,24 +6,36 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from ..data import FilmSet
 from ..models import ModelSpec
 from ..privacy import Gaussian, NoiseSource
-from ..privacy.statistics import pixel_mean_and_std, plausible_counts, private_class_counts, private_pixel_sums
+from ..privacy.statistics import (
+    pixel_mean_and_std,
+    plausible_counts,
+    private_class_counts,
+    private_feature_sum,
+    private_pixel_sums,
+)
 from ..secagg import Aggregator, Field
+from .device import Device
+from .local import model_input
 from .messages import SiteMemory, Tensors
 from .plan import TrainingPlan
 from .pooled import sum_over_all
-from .private import Units
+from .private import Units, count_units
+from .private_plan import statistics
 from .site import Site
+from .trainable import body_outputs
 
 _FIELD = Field(2.0**32, 2.0**-16, words=2)  # sums over patients of numbers up to 1
 
 
 def statistics_spends(plan: TrainingPlan) -> list[tuple[Gaussian, int]]:
     """What a site spends before the first round."""
-    count = (plan.pixel_statistics == "private") + (plan.class_weights == "balanced")
+    count = len(statistics(plan))
     return [(Gaussian(plan.statistics_noise), count)] if plan.private and count else []
 
 
@@ -48,6 +60,21 @@ def private_class_weights(
 
     found = plausible_counts(_noised_sums("class counts", counts, plan, sites, memories, aggregator)["patients"])
     return (found.sum() / (len(found) * found)).to(torch.get_default_dtype())
+
+
+def private_mean_feature(
+    plan: TrainingPlan, network: nn.Module, spec: ModelSpec, sites: Sequence[Site], memories: Mapping[str, SiteMemory],
+    aggregator: Aggregator, device: Device,
+) -> torch.Tensor:  # fmt: skip
+    """The mean over patients of all sites of what the layers but the last give, at length 1: noised, float64 [features]."""
+
+    def sums(films: FilmSet, mechanism: Gaussian, noise: NoiseSource) -> Tensors:
+        features = F.normalize(body_outputs(network, films, spec, model_input, device), dim=1)
+        return {"features": private_feature_sum(features, films.patients, mechanism, noise)}
+
+    total = _noised_sums("mean features", sums, plan, sites, memories, aggregator)["features"]
+    mean = total / sum(count_units(site.train, plan.privacy) for site in sites)
+    return mean / mean.norm().clamp(min=1)  # no mean is longer; what noise adds beyond that is cut off
 
 
 def _noised_sums(

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from ..data import FilmSet, Manifest, load_films
 from ..errors import KitError
 from ..seeds import derive_seed
+from .approval import check_task
 from .device import CPU, Device
+from .distributed import noised_gradient_sum
 from .local import model_input, train_locally
 from .messages import LocalTraining, RoundTask, SiteMemory, Tensors
 from .plan import TrainingPlan
@@ -32,6 +34,8 @@ class Site:
 
     validation: films of training patients that early stopping looks at; None or empty: the site sets some of its
         training patients aside, if the plan asks for it. Test films are no concern of training.
+    approved: SHA-256 of the plan that the hospital has reviewed; it then answers tasks of that plan alone (see
+        `check_task`). A `Federation` sets it. "": it runs whatever it is sent, which attacks on such hospitals need.
 
     Raises: KitError for a name that would be taken for something else in a table of results.
     """
@@ -40,17 +44,20 @@ class Site:
     train: FilmSet
     test: FilmSet
     validation: FilmSet | None = None
+    approved: str = ""
 
     def __post_init__(self) -> None:
         if not self.name or "." in self.name or self.name in RESERVED:
             raise KitError(f"A site can't be called {self.name!r}: no dot, and not one of {', '.join(RESERVED)}.")
 
     def check(self, plan: TrainingPlan, held: int = 0) -> None:
-        """Refuse a plan that these films can't serve; a label that the site lacks is no obstacle.
+        """Refuse a plan that these films can't serve, or another than was approved; a label that the site lacks is no obstacle.
 
         Args:
             held: training films that were set aside for validation (for the sentence alone).
         """
+        if self.approved and plan.sha256 != self.approved:
+            raise KitError(f"Site {self.name} has approved the plan {self.approved[:12]}…, and this one is {plan.sha256[:12]}….")
         for films in (self.train, self.test, self.validation or self.train):
             for what in ("classes", "size", "geometry"):
                 if getattr(films, what) != getattr(plan, what):
@@ -142,14 +149,23 @@ class Site:
         Returns: the contribution to the round's sum, float32, which goes through the aggregator: the weight
         under "weight", weight * (local - global) under each trained parameter's name, and what the strategy adds; and
         the number of steps and the mean loss, which the server gets in clear to show progress. Of a private plan (see
-        `train_privately`; memory has the ledger) it gets the steps and the ledger's head, and no loss.
+        `train_privately`; memory has the ledger) it gets the steps and the ledger's head, and no loss. Where noise is
+        distributed, the contribution is that of `noised_gradient_sum`.
+
+        Raises: KitError for a task that isn't of the approved plan, before anything is computed or spent.
         """
+        self._check_approval(task)
         network = _workspace(task, device.kind)
         memory = memory if memory is not None else SiteMemory()
         rule = LOCAL_RULES[task.plan.strategy](task, memory, network)
         head = trained_head(network, task.plan)
         if head is not None and memory.features is None:  # for the whole run: what is frozen doesn't change
             memory.features = head_inputs(network, self.train, task.spec, model_input, device)
+        if task.plan.noise == "distributed":
+            return noised_gradient_sum(
+                network, self.train, task, site=self.name, memory=memory, device=device,
+                features=None if head is None else memory.features, on_step=on_step,
+            )  # fmt: skip
         train = train_privately if task.plan.private else train_locally
         training = train(
             network, self.train, task, site=self.name, rule=rule, memory=memory, device=device,
@@ -170,6 +186,7 @@ class Site:
 
         Of the global weights, with FedBN's layers from the site's memory: float64 scalars, 0 without a film.
         """
+        self._check_approval(task)
         network = _workspace(task, device.kind)
         network.load_state_dict(personal_weights(task.weights, memory.kept))
         network.eval()
@@ -185,6 +202,10 @@ class Site:
             if on_step:
                 on_step(index + 1, len(batches))
         return {"loss": sums[0], "films": sums[1]}
+
+    def _check_approval(self, task: RoundTask) -> None:
+        if self.approved:
+            check_task(task, self.approved)
 
     def films_sha256(self) -> str:
         """A digest of the films that the site trains and validates on; it stays at the site."""

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..data import FilmSet
 from ..errors import KitError, nearest
-from ..models import ModelSpec, NormalisedLinear, feature_extractor, last_layer
+from ..models import ModelSpec, NormalisedLinear, feature_extractor, last_layer, weights_sha256
 from .device import Device
-from .plan import TrainingPlan
+from .plan import BODY, TrainingPlan
 
-BODY = "body"  # in a plan's `frozen`: everything but the last linear layer
+_outputs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # films' images -> (made by, `body_outputs`)
 
 
 def freeze(network: nn.Module, plan: TrainingPlan) -> nn.Module:
@@ -53,7 +53,7 @@ def trained_names(network: nn.Module) -> set[str]:
     """The state-dict names of what training changes: parameters of layers that aren't frozen, and statistics beside them."""
     found = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     for layer, module in network.named_modules():
-        if not _all_frozen(module):
+        if not _all_frozen(module) and not isinstance(module, NormalisedLinear):  # its center is settled before training
             found |= {f"{layer}.{name}" if layer else name for name, _ in module.named_buffers(recurse=False)}
     return found
 
@@ -71,21 +71,33 @@ def trained_head(network: nn.Module, plan: TrainingPlan) -> nn.Linear | None:
 
 
 @torch.no_grad()
-def head_inputs(
+def body_outputs(
     network: nn.Module, films: FilmSet, spec: ModelSpec, prepare: Callable, device: Device, batch_size: int = 64
 ) -> torch.Tensor:
-    """What enters the last layer's product for each film, in evaluation mode: float32 [n, features] on the device.
+    """What all layers but the last give for each film, in evaluation mode: float32 [n, features] on the device.
+
+    They are kept as long as the films' images are, for the next run that starts from the same weights: another epsilon,
+    another seed.
 
     prepare: (images, spec) -> the network's input.
     """
     extractor = feature_extractor(network)
-    found = []
-    for images in films.images.split(batch_size):
-        with device.autocast():
-            found.append(device.widened(extractor(prepare(images.to(device.kind), spec))))
-    features = torch.cat(found)
-    normalised = isinstance(network.get_submodule(last_layer(network)), NormalisedLinear)
-    return F.normalize(features, dim=1) if normalised else features
+    made_by = weights_sha256(extractor.state_dict()), spec, device, films.images._version
+    known = _outputs.get(films.images)
+    if known is None or known[0] != made_by:
+        found = []
+        for images in films.images.split(batch_size):
+            with device.autocast():
+                found.append(device.widened(extractor(prepare(images.to(device.kind), spec))))
+        known = _outputs[films.images] = made_by, torch.cat(found)
+    return known[1]
+
+
+@torch.no_grad()
+def head_inputs(network: nn.Module, films: FilmSet, spec: ModelSpec, prepare: Callable, device: Device) -> torch.Tensor:
+    """What enters the last layer's product for each film: float32 [n, features] (see `body_outputs`)."""
+    outputs, layer = body_outputs(network, films, spec, prepare, device), network.get_submodule(last_layer(network))
+    return layer.inputs(outputs) if isinstance(layer, NormalisedLinear) else outputs
 
 
 def _all_frozen(module: nn.Module) -> bool:

@@ -10,6 +10,8 @@ from pandas.api.types import is_numeric_dtype
 
 from .style import BLUE, MARKERS, PALETTE, new_figure, without_frame
 
+_COLUMNS = 4  # panels in a row: a page's width
+
 
 def sweep_results(frame, varying: Sequence[str], metrics: Sequence[str]) -> Figure:
     """Mean and standard deviation over seeds of each metric, against the first parameter that varies.
@@ -28,8 +30,13 @@ def sweep_results(frame, varying: Sequence[str], metrics: Sequence[str]) -> Figu
         axis.set(xlim=(-0.5, len(metrics) - 0.5), ylabel="mean ± sd over seeds")
         return without_frame(figure)
     x, others = varying[0], list(varying[1:])
-    figure = new_figure(max(4.0, 3.6 * len(metrics)), 3.4)
-    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    columns = min(len(metrics), _COLUMNS)
+    rows = -(-len(metrics) // columns)
+    figure = new_figure(max(4.0, 3.6 * columns), 3.4 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    axes = panels.flat[: len(metrics)]
+    for spare in panels.flat[len(metrics) :]:
+        spare.set_axis_off()
     numeric = is_numeric_dtype(frame[x])
     ticks = sorted(frame[x].unique()) if numeric else list(dict.fromkeys(frame[x]))
     groups = list(frame.groupby(others, sort=False)) if others else [((), frame)]
@@ -47,5 +54,6 @@ def sweep_results(frame, varying: Sequence[str], metrics: Sequence[str]) -> Figu
             axis.set_xticks(range(len(ticks)), [str(t) for t in ticks])
             axis.set_xlim(-0.5, len(ticks) - 0.5)
     if others:
-        axes[-1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        key = axes[0].get_legend_handles_labels()
+        panels[0, -1].legend(*key, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return without_frame(figure)

@@ -5,10 +5,11 @@ All are made of layers that encrypted inference can carry, and `torch.fx.symboli
 
 from .architectures import ARCHITECTURES, CLASSIFIERS, SEGMENTERS, SIZE_STEP, SMALLEST_FILM
 from .densenet import DenseNet, densenet121
-from .efficientnet import EfficientNetLite, efficientnet_lite0
-from .layers import FEATURE_NORMS, NORMS, POOLS, NormalisedLinear
+from .efficientnet import BlockFeatures, EfficientNetLite, efficientnet_lite0, efficientnet_lite0_blocks
+from .layers import FEATURE_NORMS, NORMS, POOLS, CentredLinear, NormalisedLinear
 from .mobilenet import MobileNetV2, mobilenet_v2
 from .pretrained import feature_extractor, imagenet_weights, last_layer, pretrained
+from .public_features import fit_public_features
 from .resnet import ResNet, resnet9, resnet18, resnet34, resnet50
 from .small_cnn import SmallCNN, small_cnn
 from .trained import ModelSpec, TrainedModel, count_parameters, load_model, weights_sha256
@@ -26,6 +27,8 @@ __all__ = [
     "SMALLEST_FILM",
     "UPSAMPLINGS",
     "VGG16",
+    "BlockFeatures",
+    "CentredLinear",
     "DenseNet",
     "EfficientNetLite",
     "MobileNetV2",
@@ -38,7 +41,9 @@ __all__ = [
     "count_parameters",
     "densenet121",
     "efficientnet_lite0",
+    "efficientnet_lite0_blocks",
     "feature_extractor",
+    "fit_public_features",
     "imagenet_weights",
     "last_layer",
     "load_model",

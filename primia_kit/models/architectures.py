@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .densenet import densenet121
-from .efficientnet import efficientnet_lite0
+from .efficientnet import efficientnet_lite0, efficientnet_lite0_blocks
 from .mobilenet import mobilenet_v2
 from .resnet import resnet9, resnet18, resnet34, resnet50
 from .small_cnn import small_cnn
@@ -19,6 +19,7 @@ CLASSIFIERS = {  # [n, in_channels, size, size] -> logits [n, classes]
     "densenet121": densenet121,
     "mobilenet_v2": mobilenet_v2,
     "efficientnet_lite0": efficientnet_lite0,
+    "efficientnet_lite0_blocks": efficientnet_lite0_blocks,
     "small_cnn": small_cnn,
 }
 SEGMENTERS = {"unet": unet}  # [n, in_channels, size, size] -> logits [n, classes, size, size]

@@ -14,7 +14,7 @@ from ..errors import KitError, nearest
 
 NORMS = ("batch", "group", "none")
 POOLS = ("max", "avg")
-FEATURE_NORMS = ("none", "l2")
+FEATURE_NORMS = ("none", "l2", "l2_centred")
 
 
 def make_norm(norm: str, eps: float = 1e-5) -> Callable[[int], nn.Module]:
@@ -44,8 +44,31 @@ def make_pool(pool: str) -> Callable[..., nn.Module]:
 class NormalisedLinear(nn.Linear):
     """A linear layer of its input at length 1: x / |x|, film by film; its parameters' names are a linear layer's."""
 
+    def inputs(self, x: torch.Tensor) -> torch.Tensor:
+        """What the product is taken of: [..., in_features] -> the same shape."""
+        return F.normalize(x, dim=-1)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(F.normalize(x, dim=-1))
+        return super().forward(self.inputs(x))
+
+
+class CentredLinear(NormalisedLinear):
+    """A linear layer of u = x / |x| less the films' mean of u, at length 2: 2 (u - center) / |u - center|.
+
+    Films resemble each other, so most of u is common to all of them. Once that is taken off, what tells films apart has the
+    whole length that a gradient's clipping leaves it. At length 2 the bias, whose input is 1, takes a fifth of a film's
+    squared gradient; at length 1 it would take half.
+
+    center: buffer [in_features], the mean of u over films; 0 until it's known.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
+        super().__init__(in_features, out_features, bias)
+        self.register_buffer("center", torch.zeros(in_features))
+
+    def inputs(self, x: torch.Tensor) -> torch.Tensor:
+        u = super().inputs(x)
+        return 2 * F.normalize(u - self.center, dim=-1)
 
 
 def initialise_convolutions(network: nn.Module, fan: str = "fan_out") -> None:

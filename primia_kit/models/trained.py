@@ -7,6 +7,7 @@ import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ class ModelSpec:
     """What has to be known to build a model and to feed it as it was trained.
 
     Pixels in [0, 1] enter the network as (pixel - pixel_mean) / pixel_std.
-    feature_norm: "l2" scales what enters the last linear layer to length 1; "none" doesn't.
+    feature_norm: "l2" scales what enters the last linear layer to length 1, "l2_centred" takes the films' mean off that,
+        which the weights hold, and scales it again; "none" leaves it.
     """
 
     architecture: str
@@ -51,9 +53,13 @@ class ModelSpec:
         """
         with torch.device("meta"):  # shapes alone, no memory
             network = self._architecture()
-        _check_fit(network.state_dict(), weights)
+        _check_fit({name: value.shape for name, value in network.state_dict().items()}, weights)
         network.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
         return network
+
+    def check(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Raises: KitError if these weights (a state dict) don't fit, naming the first parameter that doesn't."""
+        _check_fit(_shapes(self), weights)
 
     def _architecture(self) -> nn.Module:
         if self.architecture not in ARCHITECTURES:
@@ -68,7 +74,7 @@ class ModelSpec:
             raise KitError(
                 f"Unknown feature_norm {self.feature_norm!r}{nearest(self.feature_norm, FEATURE_NORMS)}; there are {known}."
             )
-        return normalise_features(network) if self.feature_norm == "l2" else network
+        return network if self.feature_norm == "none" else normalise_features(network, self.feature_norm == "l2_centred")
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         return (images - self.pixel_mean) / self.pixel_std
@@ -113,13 +119,20 @@ def load_model(path: str | Path) -> TrainedModel:
         ) from error
 
 
-def _check_fit(expected: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> None:
+@lru_cache(maxsize=16)
+def _shapes(spec: ModelSpec) -> Mapping[str, torch.Size]:
+    """Of the spec's state dict: making a large network without memory takes as long as a step of it."""
+    with torch.device("meta"):
+        return {name: value.shape for name, value in spec._architecture().state_dict().items()}
+
+
+def _check_fit(expected: Mapping[str, torch.Size], given: Mapping[str, torch.Tensor]) -> None:
     for name in expected:
         if name not in given:
             raise KitError(f"The weights have no parameter {name!r}{nearest(name, given)}.")
-        if given[name].shape != expected[name].shape:
+        if given[name].shape != expected[name]:
             raise KitError(
-                f"Parameter {name!r} has shape {tuple(given[name].shape)}; the architecture has {tuple(expected[name].shape)}."
+                f"Parameter {name!r} has shape {tuple(given[name].shape)}; the architecture has {tuple(expected[name])}."
             )
     for name in given:
         if name not in expected:

@@ -5,11 +5,12 @@ None of this imports PyTorch, Opacus or dp-accounting until it is used; `privacy
 
 from .accounting import calibrate, epsilon
 from .chain import Account, Entry
+from .distributed import DistributedNoise
 from .ledger import Ledger
-from .mechanisms import Gaussian, Mechanism, RepeatAndSelect, SampledGaussian, mechanism_from_dict
+from .mechanisms import Gaussian, Mechanism, RepeatAndSelect, SampledDiscreteGaussian, SampledGaussian, mechanism_from_dict
 from .randomness import NoiseSource
 
 __all__ = [
-    "Account", "Entry", "Gaussian", "Ledger", "Mechanism", "NoiseSource", "RepeatAndSelect", "SampledGaussian", "calibrate",
-    "epsilon", "mechanism_from_dict",
+    "Account", "DistributedNoise", "Entry", "Gaussian", "Ledger", "Mechanism", "NoiseSource", "RepeatAndSelect",
+    "SampledDiscreteGaussian", "SampledGaussian", "calibrate", "epsilon", "mechanism_from_dict",
 ]  # fmt: skip

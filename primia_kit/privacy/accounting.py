@@ -3,6 +3,14 @@
 Three accountants, for the same neighbours (a unit added or removed): "pld" composes privacy loss distributions (Koskela et
 al. 2020; Doroshenko et al. 2022, dp-accounting's upper bound) and is the tightest and the kit's own; "prv" (Gopi et al.
 2021, Opacus) does much the same by other code, and serves as a check; "rdp" (Mironov 2017, dp-accounting) is some 10% above.
+
+A release of which only the distance from an accounted one is known (`Mechanism.squared_gap`) is composed as that one. Let
+the whole history be within g of what was accounted, in total variation, for any patients. Then
+
+    Pr[S] <= Pr'[S] + g <= e^ε Pr'_neighbour[S] + δ' + g <= e^ε (Pr_neighbour[S] + g) + δ' + g,
+
+so an ε that the accountant gives at δ' = δ - (1 + e^ε) g holds at δ. So histories of all kinds have one accountant.
+
 A history with a release that has no privacy loss distribution (`Mechanism.by_rdp_alone`) is composed by RDP as a whole, by
 "pld" too: divergences of all releases add up, and the conversion to (ε, δ) is paid for once.
 """
@@ -11,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from ..errors import KitError
@@ -20,7 +28,7 @@ from .mechanisms import Gaussian, Mechanism, SampledGaussian
 ACCOUNTANTS = ("pld", "prv", "rdp")
 History = Sequence[tuple[Mechanism, int]]  # what was released, and how often
 _ORDERS = (*range(2, 64), 80, 128, 256, 512, 1024)  # whole ones alone: at others the sum may fail to converge
-_HOPELESS = 4096.0  # an ε that promises nothing, and isn't worth a tighter bound
+_HOPELESS = 512.0  # an ε that promises nothing: not worth PLD's tighter bound, which is inf where e^ε overflows, near 700
 
 
 def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
@@ -47,7 +55,10 @@ def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
     return _epsilon(frozenset(counts.items()), delta, accountant)
 
 
-def calibrate(target_epsilon: float, delta: float, sampling_rate: float, steps: int, before: History = ()) -> float:
+def calibrate(
+    target_epsilon: float, delta: float, sampling_rate: float, steps: int, before: History = (), *,
+    mechanism: Callable[[float], Mechanism] | None = None,
+) -> float:  # fmt: skip
     """The least noise multiplier with which `steps` steps of DP-SGD stay within an ε.
 
     1. Find lo, hi with ε(lo) > target ≥ ε(hi), starting from 1 and doubling or halving.
@@ -60,6 +71,7 @@ def calibrate(target_epsilon: float, delta: float, sampling_rate: float, steps: 
         sampling_rate: of units, above 0 and at most 1.
         steps: at least 1.
         before: what was spent already; it counts towards the target.
+        mechanism: a step of noise multiplier σ; default a `SampledGaussian`.
 
     Returns: the noise multiplier σ.
     Raises: KitError for numbers that can't be, and if `before` alone leaves nothing of the target.
@@ -71,8 +83,10 @@ def calibrate(target_epsilon: float, delta: float, sampling_rate: float, steps: 
         raise KitError(f"No noise is enough: epsilon {spent:.4g} was spent before, of a target of {target_epsilon:g}.")
 
     def excess(log_sigma: float) -> float:
-        step = SampledGaussian(sampling_rate, math.exp(log_sigma))
-        return math.log(max(epsilon([*before, (step, steps)], delta), 1e-12) / target_epsilon)
+        sigma = math.exp(log_sigma)
+        step = mechanism(sigma) if mechanism else SampledGaussian(sampling_rate, sigma)
+        found = epsilon([*before, (step, steps)], delta)
+        return math.log(min(max(found, 1e-12), 1e12) / target_epsilon)
 
     lo = hi = 0.0
     at_lo = at_hi = excess(0.0)
@@ -109,15 +123,31 @@ def check_count(count: int) -> int:
 @lru_cache(maxsize=4096)
 def _epsilon(counts: frozenset[tuple[Mechanism, int]], delta: float, accountant: str) -> float:
     ordered = sorted(counts, key=repr)  # composition rounds, so that the order would show in the last digits
-    return {"pld": _pld, "prv": _prv, "rdp": _rdp}[accountant](ordered, delta)
+    gap = math.sqrt(sum(mechanism.squared_gap * count for mechanism, count in ordered))
+    epsilon_at = {"pld": _pld, "prv": _prv, "rdp": _rdp}[accountant](ordered, delta)
+    return _widened(epsilon_at, delta, gap) if gap else epsilon_at(delta)
 
 
-def _pld(counts: Sequence[tuple[Mechanism, int]], delta: float) -> float:
+def _widened(epsilon_at: Callable[[float], float], delta: float, gap: float) -> float:
+    """An ε that holds at δ, near the least: of releases within `gap` of those of which `epsilon_at` tells it."""
+    found = 0.0
+    for _ in range(100):
+        room = delta - (1 + math.exp(min(found, 700.0))) * gap
+        if room <= 0:
+            return math.inf
+        if (needed := epsilon_at(room)) <= found:
+            return found
+        found = needed * (1 + 2.0**-20)
+    return math.inf
+
+
+def _pld(counts: Sequence[tuple[Mechanism, int]], delta: float) -> Callable[[float], float]:
     from dp_accounting.pld import PLDAccountant
 
-    bound = _rdp(counts, delta)
+    by_rdp = _rdp(counts, delta)
+    bound = by_rdp(delta)
     if bound == 0 or bound > _HOPELESS or any(mechanism.by_rdp_alone for mechanism, _ in counts):
-        return bound
+        return by_rdp
     # PLD tells privacy losses in intervals, which makes ε too large by about steps x interval^2. This fraction of ε is right
     # to three digits, and takes 0.1 to 1 s; where losses are spread far wider than ε, no finer than a part of their spread.
     steps = sum(count for _, count in counts)
@@ -127,19 +157,19 @@ def _pld(counts: Sequence[tuple[Mechanism, int]], delta: float) -> float:
     accountant = PLDAccountant(value_discretization_interval=interval)
     for mechanism, count in counts:
         accountant.compose(mechanism.event(), count)
-    return float(accountant.get_epsilon(delta))
+    return lambda at: float(accountant.get_epsilon(at))
 
 
-def _rdp(counts: Sequence[tuple[Mechanism, int]], delta: float) -> float:
+def _rdp(counts: Sequence[tuple[Mechanism, int]], delta: float) -> Callable[[float], float]:
     from dp_accounting.rdp import RdpAccountant
 
     accountant = RdpAccountant(_ORDERS)
     for mechanism, count in counts:
         accountant.compose(mechanism.event(), count)
-    return float(accountant.get_epsilon(delta))
+    return lambda at: float(accountant.get_epsilon(at))
 
 
-def _prv(counts: Sequence[tuple[Mechanism, int]], delta: float) -> float:
+def _prv(counts: Sequence[tuple[Mechanism, int]], delta: float) -> Callable[[float], float]:
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
@@ -147,4 +177,4 @@ def _prv(counts: Sequence[tuple[Mechanism, int]], delta: float) -> float:
         if not isinstance(mechanism, (Gaussian, SampledGaussian)):
             raise KitError(f"Opacus's PRV accountant knows Gaussian mechanisms alone, not {mechanism}: use 'pld' or 'rdp'.")
         accountant.history.append((mechanism.noise_multiplier, getattr(mechanism, "sampling_rate", 1.0), count))
-    return float(accountant.get_epsilon(delta))
+    return lambda at: float(accountant.get_epsilon(at))

@@ -84,18 +84,7 @@ def clipped_sum(
     A patient whose gradient isn't finite counts as a zero: one patient can't stop the run, or be told by it.
     """
     total, norms = gradients.zeros(), []
-    open_patient: Gradients | None = None  # the sum so far of the patient whose films go on in the next chunk
-    for films, labels, owners, shares, ends in _chunks(patients, chunk):
-        found = gradients(films, labels)
-        means = {name: _by_owner(g, owners, shares) for name, g in found.items()}
-        if open_patient is not None:
-            for name, part in open_patient.items():
-                means[name][0] += part
-        open_patient = None if ends else {name: mean[-1].clone() for name, mean in means.items()}
-        whole = int(owners[-1]) + int(ends)
-        if not whole:
-            continue
-        means = {name: mean[:whole] for name, mean in means.items()}
+    for means in patient_gradients(gradients, patients, chunk):
         norm = torch.stack([torch.linalg.vector_norm(m.flatten(1), dim=1, dtype=torch.float64) for m in means.values()]).norm(
             dim=0
         )
@@ -106,6 +95,23 @@ def clipped_sum(
             total[name] += torch.tensordot(factors.to(mean.dtype), mean, dims=1)
         norms.append(norm)
     return ClippedSum(total, torch.cat(norms) if norms else torch.zeros(0, dtype=torch.float64))
+
+
+def patient_gradients(
+    gradients: FilmGradients, patients: Iterable[tuple[torch.Tensor, torch.Tensor]], chunk: int
+) -> Iterator[Gradients]:
+    """g_p of all patients, [patients, *shape] of some at a time (arguments: see `clipped_sum`)."""
+    open_patient: Gradients | None = None  # the sum so far of the patient whose films go on in the next chunk
+    for films, labels, owners, shares, ends in _chunks(patients, chunk):
+        found = gradients(films, labels)
+        means = {name: _by_owner(g, owners, shares) for name, g in found.items()}
+        if open_patient is not None:
+            for name, part in open_patient.items():
+                means[name][0] += part
+        open_patient = None if ends else {name: mean[-1].clone() for name, mean in means.items()}
+        whole = int(owners[-1]) + int(ends)
+        if whole:
+            yield {name: mean[:whole] for name, mean in means.items()}
 
 
 def clip_factors(norms: torch.Tensor, clipping_norm: float) -> torch.Tensor:
@@ -160,6 +166,21 @@ class HeadGradients:
         if layer.bias is not None:
             sums["bias"] = scaled.sum(0)
         return ClippedSum(sums, norms[sampled])
+
+    def by_patient(self, layer: nn.Linear, sampled: torch.Tensor, chunk: int) -> Iterator[Gradients]:
+        """g_p of the sampled patients one by one, [patients, *shape] of at most `chunk` at a time."""
+        for patients in sampled.nonzero().squeeze(1).split(chunk):
+            place = torch.full_like(self.films, -1)
+            place[patients] = torch.arange(len(patients), device=place.device)
+            chosen = (place[self.owners] >= 0).nonzero().squeeze(1)
+            features, owners = self.features[chosen], place[self.owners[chosen]]
+            logits = F.linear(features, layer.weight.detach(), _detached(layer.bias))
+            errors = self._errors(logits, self.labels[chosen]) / self.films[self.owners[chosen], None]
+            weight = features.new_zeros(len(patients), *layer.weight.shape)
+            found = {"weight": weight.index_add_(0, owners, errors[:, :, None] * features[:, None, :])}
+            if layer.bias is not None:
+                found["bias"] = errors.new_zeros(len(patients), layer.out_features).index_add_(0, owners, errors)
+            yield found
 
     def _errors(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         errors = logits.softmax(1) - F.one_hot(labels, logits.shape[1])

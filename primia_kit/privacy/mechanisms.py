@@ -35,6 +35,15 @@ class Mechanism:
         """False if the release has no noise, so that its ε is infinite."""
         return self.noise_multiplier > 0
 
+    @property
+    def squared_gap(self) -> float:
+        """Of a release that isn't quite what `event` says: the square of how far it is from it, in total variation.
+
+        It's so made that the squares of all releases of a history add up to that of the whole (they bound Hellinger
+        distances, whose squares do).
+        """
+        return 0.0
+
     def event(self) -> DpEvent:
         """For dp-accounting's accountants."""
         raise NotImplementedError
@@ -84,6 +93,39 @@ class SampledGaussian(Mechanism):
 
         gaussian = GaussianDpEvent(self.noise_multiplier)
         return gaussian if self.sampling_rate == 1 else PoissonSampledDpEvent(self.sampling_rate, gaussian)
+
+
+@dataclass(frozen=True)
+class SampledDiscreteGaussian(Mechanism):
+    """A sum over a Poisson sample of units, each a vector of whole numbers, with discrete Gaussian noise, none of it rounded.
+
+    It's accounted as a `SampledGaussian` of the same noise multiplier, rounded to whole numbers, from which it differs by
+    total variation √values / (8 variance) at most; `privacy.distributed` has the proof.
+
+    sampling_rate: the chance of each unit to be in the sample, above 0 and at most 1.
+    noise_multiplier: the noise's standard deviation / the largest L2 norm of a unit's vector, above 0.
+    values: how many whole numbers are released, at least 1.
+    variance: of the noise on each, at least 10,000.
+    """
+
+    kind: ClassVar[str] = "sampled_discrete_gaussian"
+    sampling_rate: float
+    noise_multiplier: float
+    values: int
+    variance: int
+
+    def __post_init__(self) -> None:
+        SampledGaussian(self.sampling_rate, self.noise_multiplier)
+        for name, number, least in (("values", self.values, 1), ("variance", self.variance, 10_000)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+                raise KitError(f"The discrete Gaussian's {name} is {number!r}; it's a whole number of at least {least:,}.")
+
+    @property
+    def squared_gap(self) -> float:
+        return self.values / (64.0 * self.variance**2)
+
+    def event(self) -> DpEvent:
+        return SampledGaussian(self.sampling_rate, self.noise_multiplier).event()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pixel statistics and class counts of a hospital with noise, a patient's share in them bounded.
+"""Pixel statistics, class counts and mean features of a hospital with noise, a patient's share in them bounded.
 
 Each patient is one row of numbers whose L2 norm can't exceed a bound whatever their films show; the sum of the rows gets
 Gaussian noise of noise_multiplier x bound, which is a `Gaussian` mechanism for patients added or removed. Write its spend to
@@ -23,6 +23,8 @@ from .randomness import NoiseSource
 PIXEL_BOUND = math.sqrt(1.5)
 # A patient's films by class, as shares that add up to 1: at most 1 in L2 norm.
 CLASS_BOUND = 1.0
+# A mean of features of length 1 is no longer.
+FEATURE_BOUND = 1.0
 
 
 def private_pixel_sums(films: FilmSet, mechanism: Gaussian, noise: NoiseSource) -> dict[str, torch.Tensor]:
@@ -80,6 +82,22 @@ def private_class_counts(films: FilmSet, mechanism: Gaussian, noise: NoiseSource
 def plausible_counts(counts: torch.Tensor) -> torch.Tensor:
     """Counts of at least 1, for class weights: post-processing, which costs nothing."""
     return counts.clamp(min=1.0)
+
+
+def private_feature_sum(
+    features: torch.Tensor, patients: tuple[str, ...], mechanism: Gaussian, noise: NoiseSource
+) -> torch.Tensor:
+    """A hospital's share of the mean feature, with noise: the sum over patients of the mean of their films' features.
+
+    Args:
+        features: [films, k], each of length 1 at most; what isn't a finite number counts as 0.
+        patients: of each film.
+        mechanism, noise: as for `private_pixel_sums`.
+
+    Returns: float64 [k]. The number of patients, which it's divided by, is public.
+    """
+    rows = torch.nan_to_num(features.double().cpu(), 0, 0, 0)
+    return _noised_sum(_by_patient(rows, patients), FEATURE_BOUND, mechanism, noise)
 
 
 def _by_patient(rows: torch.Tensor, patients: tuple[str, ...]) -> torch.Tensor:

@@ -21,7 +21,7 @@ SMALL = {  # each notebook has its line here: there is no list of notebooks to s
     "01_hospital_data": {"patients": 10, "size": 32, "sites": 3},
     "02_federated_training": {"patients": 10, "rounds": 1, "size": 32, "seeds": 1},
     "03_secure_aggregation": {"patients": 10, "rounds": 1, "parameters": 1000},
-    "05_attacks": {"patients": 14, "steps": 4},
+    "05_attacks": {"patients": 14, "steps": 4, "passes": 2, "canaries": 60},
     "06_secret_sharing": {"size": 32, "count": 2000},
     "07_encrypted_inference": {"patients": 10, "rounds": 1, "size": 32, "films": 4, "batch": 2, "architecture": "small_cnn"},
 }
@@ -138,6 +138,7 @@ os.execv(sys.executable, [sys.executable, "-m", "primia_kit.cli", *sys.argv[1:]]
 """
 
 
+@pytest.mark.slow  # two minutes: as a new user runs it, nothing made smaller
 def test_quickstart_needs_no_network(tmp_path):
     """With its own parameters, in a network namespace that holds nothing but loopback, from an empty cache."""
     namespace = ["unshare", "--map-root-user", "--net"]

@@ -129,15 +129,19 @@ def open_outsourced(
     sha256: str | None = None,
     timeout: float = 60.0,
     patience: float = 0.0,
+    pins: tuple[str | None, str | None] = (None, None),
 ) -> OutsourcedSession:
     """Connect a data owner to servers 0 and 1 ("HOST:PORT" each) over TLS; other arguments as `open_session`.
+
+    Args:
+        pins: the one server 0 and the one server 1 wanted, as `connect` takes them.
 
     Raises: KitError if a server doesn't answer, isn't who it should be, or they don't have the same model.
     """
     mine = Credentials(certificates, "data")
-    first = connect(servers[0], mine, "server0", timeout, patience)
+    first = connect(servers[0], mine, "server0", timeout, patience, pins[0])
     try:
-        second = connect(servers[1], mine, "server1", timeout, patience)
+        second = connect(servers[1], mine, "server1", timeout, patience, pins[1])
     except KitError:
         first.close()
         raise

@@ -67,13 +67,19 @@ def share_over_tls(
     servers: Sequence[str],
     certificates: str | Path,
     timeout: float = 60.0,
+    pins: Sequence[str | None] = (None, None, None),
 ) -> str:
-    """`share_between` parties at "HOST:PORT" addresses, with the model owner's folder of `primia certificates`."""
+    """`share_between` parties at "HOST:PORT" addresses, with the model owner's folder of `primia certificates`.
+
+    Args:
+        pins: the one provider, server 0 and server 1 wanted, as `connect` takes them.
+    """
     mine = Credentials(certificates, "model")
     channels: list[Channel] = []
     try:
-        for address, role in ((provider, "provider"), (servers[0], "server0"), (servers[1], "server1")):
-            channels.append(connect(address, mine, role, timeout))
+        roles = "provider", "server0", "server1"
+        for address, role, pin in zip((provider, *servers), roles, pins, strict=True):
+            channels.append(connect(address, mine, role, timeout, pin=pin))
     except KitError:
         for channel in channels:
             channel.close()
