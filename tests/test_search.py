@@ -279,6 +279,14 @@ def test_a_process_killed_within_a_trial_goes_on_from_its_checkpoint(unbroken, t
     assert found(result) == found(unbroken) and made[0] == round  # not 1
 
 
+def test_a_trial_that_was_cut_tries_what_it_began_with(tmp_path):
+    """Whatever this version of the sampler would draw."""
+    search(PLAN, hospitals(), SPACE, trials=1, folder=tmp_path)
+    begun = {"learning_rate": 0.0123, "batch_size": 8, "weight_decay": 0.05}
+    SearchRecord(tmp_path).begin(1, begun)
+    assert search(PLAN, hospitals(), SPACE, trials=2, folder=tmp_path).trials[1].values == begun
+
+
 # --- pruning
 
 
