@@ -6,10 +6,12 @@ None of this imports PyTorch, Opacus or dp-accounting until it is used; `privacy
 from .accounting import calibrate, epsilon
 from .chain import Account, Entry
 from .ledger import Ledger
+from .meaning import found_by_best_test, most_found, surest
 from .mechanisms import Gaussian, Mechanism, SampledGaussian, mechanism_from_dict
 from .randomness import NoiseSource
+from .shuffling import shuffled_epsilon_at_least
 
 __all__ = [
     "Account", "Entry", "Gaussian", "Ledger", "Mechanism", "NoiseSource", "SampledGaussian", "calibrate", "epsilon",
-    "mechanism_from_dict",
+    "found_by_best_test", "mechanism_from_dict", "most_found", "shuffled_epsilon_at_least", "surest",
 ]  # fmt: skip
