@@ -61,9 +61,7 @@ def attackers_limits(epsilons: Sequence[float], delta: float, *, noise_multiplie
         left.plot(share, found_by_best_test(share, noise_multiplier), color="black", lw=2.2, label=label)
     left.plot([0, 1], [0, 1], color=GRAY, lw=0.8)
     left.annotate("guessing", (0.62, 0.62), (5, -9), textcoords="offset points", fontsize=8, color=GRAY)
-    left.set(
-        xlabel="false alarms: “with” said of the world without", ylabel="found: “with” said of the world with", aspect="equal"
-    )
+    left.set(xlabel="false alarms, in the world without the child", ylabel="found, in the world with the child")
     left.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.02, 0.0))
     axis = np.linspace(0, 8, 200)
     for i, prior in enumerate((0.5, 0.1, 0.01)):

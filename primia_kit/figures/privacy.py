@@ -112,9 +112,8 @@ def epsilon_utility(private: Sequence[tuple[float, Interval]], beside: Mapping[s
         for panel in (axis, other):
             panel.axhline(interval.value, color=colour, lw=1, ls=("--", ":", "-.")[i % 3], zorder=-1)
     axis.set_xticks(range(len(epsilons)), [f"{value:g}" for value in epsilons])
-    axis.set(
-        xlabel="ε of each hospital's patients", ylabel=f"{metric}, 95% interval by patients", xlim=(-0.5, len(epsilons) - 0.5)
-    )
+    axis.set(xlabel="ε of each hospital's patients", ylabel=f"{metric}, 95% interval by patients")
+    axis.set_xlim(-0.5, len(epsilons) - 0.5)
     other.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names], fontsize=9)
     other.set_xlim(-0.5, len(names) - 0.5)
     other.tick_params(axis="y", length=0)
@@ -125,7 +124,7 @@ def sum_changes(changes: Mapping[str, Sequence[float]], clipping_norm: float) ->
     """How far a clipped sum moves when one film is taken away, a dot a film and a row a kind of layer; C is what was promised."""
     figure = new_figure(7, 0.55 * len(changes) + 1.2)
     axis = figure.subplots()
-    for row, (name, lengths) in enumerate(changes.items()):
+    for row, lengths in enumerate(changes.values()):
         ratios = np.asarray(lengths, float) / clipping_norm
         over = ratios > 1 + 1e-6
         spread = np.linspace(-0.18, 0.18, len(ratios)) if len(ratios) > 1 else np.zeros(1)

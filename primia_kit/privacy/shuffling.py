@@ -38,9 +38,7 @@ def shuffled_epsilon_at_least(noise_multiplier: float, batches: int, delta: floa
     check_delta(delta)
     check_count(batches)
     if not noise_multiplier > 0:
-        raise KitError(
-            f"The noise multiplier is {noise_multiplier:g}; without noise every epsilon is too small, so it's above 0."
-        )
+        raise KitError(f"The noise multiplier is {noise_multiplier:g}; it must be above 0.")
     thresholds = np.linspace(-2, 3 + 40 * noise_multiplier, 200_001)
     near, far = (_some_above(thresholds, shift, noise_multiplier, batches) for shift in (1.0, 2.0))
     with np.errstate(divide="ignore", invalid="ignore"):
