@@ -102,9 +102,7 @@ def check_clipped_sum(clipped_sum: Callable | None) -> str:
         return "Nearly: the bound holds, but short gradients are stretched to C. Only those longer than C are to be changed."
     moved = max(np.linalg.norm(answer - clipped_sum(np.delete(gradients, i, 0), norm)) for i in range(len(gradients)))
     if moved > norm * (1 + 1e-9):
-        return (
-            f"Not yet: one patient less moves your sum by {moved:.1f}, and C is {norm:g}. Clip each patient's row, not the sum."
-        )
+        return f"Not yet: one patient less moves your sum by {moved:.1f}, and C is {norm:g}. Clip each row, not the sum."
     return "Not yet: no patient moves your sum by more than C, but it isn't the sum of the clipped gradients."
 
 

@@ -89,28 +89,31 @@ def noised_sums(plain: torch.Tensor, noised: Mapping[str, torch.Tensor], *, show
     return without_frame(figure)
 
 
-def epsilon_utility(private: Sequence[tuple[float, Interval]], beside: Mapping[str, Interval], metric: str = "MCC") -> Figure:
-    """A metric against ε, each training with its interval; what there is to compare with stands to the right.
+def epsilon_utility(
+    private: Mapping[float, Interval],
+    beside: Mapping[str, Interval],
+    *,
+    single: Mapping[float, Sequence[float]] | None = None,
+    metric: str = "MCC",
+) -> Figure:
+    """A metric against ε, with intervals; what there is to compare with stands to the right, its value as a line across.
 
     Args:
-        private: (ε, result) of each training; several at one ε are drawn side by side.
-        beside: name -> result of what has no ε on this axis (no noise; no private films).
+        private: ε -> result, the mean of its trainings.
+        beside: name -> result of what has no place on this axis (no noise; no private films).
+        single: ε -> each training's own value, as small marks.
     """
-    names, epsilons = list(beside), sorted({value for value, _ in private})
+    names, epsilons = list(beside), sorted(private)
     figure = new_figure(7.4, 3.5)
     axis, other = figure.subplots(1, 2, sharey=True, width_ratios=(max(3, len(epsilons)), max(1.4, 0.9 * len(names))))
-    for value in epsilons:
-        found = [interval for at, interval in private if at == value]
-        for i, interval in enumerate(found):
-            at = epsilons.index(value) + 0.12 * (i - (len(found) - 1) / 2)
-            axis.vlines(at, interval.low, interval.high, color=BLUE, lw=1.6)
-            axis.plot(at, interval.value, "o", color=BLUE, ms=6, mec="white", mew=0.5)
+    for at, value in enumerate(epsilons):
+        _result(axis, at, private[value], BLUE, "o")
+        axis.plot([at + 0.14] * len((single or {}).get(value, ())), (single or {}).get(value, ()), "_", color=BLUE, ms=8)
     for i, name in enumerate(names):
-        interval, colour = beside[name], (GREEN, GRAY, PURPLE)[i % 3]
-        other.vlines(i, interval.low, interval.high, color=colour, lw=1.6)
-        other.plot(i, interval.value, MARKERS[1 + i % 7], color=colour, ms=7, mec="white", mew=0.5)
+        colour = (GREEN, GRAY, PURPLE)[i % 3]
+        _result(other, i, beside[name], colour, MARKERS[1 + i % 7])
         for panel in (axis, other):
-            panel.axhline(interval.value, color=colour, lw=1, ls=("--", ":", "-.")[i % 3], zorder=-1)
+            panel.axhline(beside[name].value, color=colour, lw=1, ls=("--", ":", "-.")[i % 3], zorder=-1)
     axis.set_xticks(range(len(epsilons)), [f"{value:g}" for value in epsilons])
     axis.set(xlabel="ε of each hospital's patients", ylabel=f"{metric}, 95% interval by patients")
     axis.set_xlim(-0.5, len(epsilons) - 0.5)
@@ -136,3 +139,8 @@ def sum_changes(changes: Mapping[str, Sequence[float]], clipping_norm: float) ->
     axis.tick_params(axis="y", length=0)
     axis.set(xlabel="change of the clipped sum by one film's going, in C", xlim=(0, None), ylim=(len(changes) - 0.5, -0.5))
     return without_frame(figure)
+
+
+def _result(axis, at: float, interval: Interval, colour: str, marker: str) -> None:
+    axis.vlines(at, interval.low, interval.high, color=colour, lw=1.6)
+    axis.plot(at, interval.value, marker, color=colour, ms=7, mec="white", mew=0.5)
