@@ -82,6 +82,30 @@ def check_maximum(larger: Callable | None) -> str:
     return RIGHT if len(calls) == 4 else "Right, but by a comparison in clear, or more than one ReLU: use relu once."
 
 
+def check_clipped_sum(clipped_sum: Callable | None) -> str:
+    """A sum of patients' gradients in which no patient counts for more than C, and short gradients count as they are.
+
+    Args:
+        clipped_sum: (float64 [patients, n], C) -> [n].
+    """
+    random = np.random.default_rng()
+    gradients = random.normal(size=(12, 40)) * np.geomspace(0.05, 20, 12)[:, None]
+    norms, norm = np.linalg.norm(gradients, axis=1), 3.0
+    answer = clipped_sum(gradients.copy(), norm)
+    if answer is None:
+        return NOT_YET
+    if np.shape(answer) != (40,):
+        return "Not yet: give back one number for each parameter, the sum over the patients."
+    if np.allclose(answer, (gradients * np.minimum(1, norm / norms)[:, None]).sum(0)):
+        return RIGHT
+    if np.allclose(answer, (gradients * (norm / norms)[:, None]).sum(0)):
+        return "Nearly: the bound holds, but short gradients are stretched to C. Only those longer than C are to be changed."
+    moved = max(np.linalg.norm(answer - clipped_sum(np.delete(gradients, i, 0), norm)) for i in range(len(gradients)))
+    if moved > norm * (1 + 1e-9):
+        return f"Not yet: one patient less moves your sum by {moved:.1f}, and C is {norm:g}. Clip each row, not the sum."
+    return "Not yet: no patient moves your sum by more than C, but it isn't the sum of the clipped gradients."
+
+
 def _looks_uniform(words: np.ndarray, ring: Ring) -> bool:
     """Each bit is a fair coin, to within five standard deviations."""
     bits = (words[:, None] >> np.arange(ring.bits, dtype=np.uint64)) & np.uint64(1)
