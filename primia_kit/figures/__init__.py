@@ -27,7 +27,8 @@ __all__ = [
     "clear_and_masked", "confusion_matrices", "contact_sheet", "epsilon_over_rounds", "epsilon_utility", "exposures",
     "film_steps", "fixed_point_wrap", "gain_by_site", "gradient_norms", "imprint_bins", "inversion_losses", "layer_costs",
     "learning_curves", "linked_films", "membership_roc", "noised_sums", "opened_values", "overview", "paired_differences",
-    "reconstructions", "reliability_diagram", "relu_of_shares", "ring_pictures", "roc_curves", "search_scores", "shuffled_batches",
-    "side_by_side", "site_by_strategy", "sum_changes", "sweep_results", "truncation_errors", "two_shares_make_a_line",
+    "reconstructions", "reliability_diagram", "relu_of_shares", "ring_pictures", "roc_curves", "search_scores",
+    "shuffled_batches", "side_by_side", "site_by_strategy", "sum_changes", "sweep_results", "truncation_errors",
+    "two_shares_make_a_line",
     "two_worlds", "what_moves", "who_has_what",
 ]  # fmt: skip
