@@ -29,6 +29,5 @@ __all__ = [
     "learning_curves", "linked_films", "membership_roc", "noised_sums", "opened_values", "overview", "paired_differences",
     "reconstructions", "reliability_diagram", "relu_of_shares", "ring_pictures", "roc_curves", "search_scores",
     "shuffled_batches", "side_by_side", "site_by_strategy", "sum_changes", "sweep_results", "truncation_errors",
-    "two_shares_make_a_line",
-    "two_worlds", "what_moves", "who_has_what",
+    "two_shares_make_a_line", "two_worlds", "what_moves", "who_has_what",
 ]  # fmt: skip
