@@ -63,6 +63,7 @@ def found(result):
         ({"seed": [0, 1]}, "seed can't be searched: the validation patients are drawn by it"),
         ({"size": [16, 32]}, "the films were read for it"),
         ({"noise_multiplier": Uniform(0.5, 2.0)}, "less noise would always win"),
+        ({"colluders": [0, 1]}, "less noise would always win"),
         ({"batch_size": 8}, "must be a list of values, or Uniform"),
         ({"batch_size": []}, "must be a list of values"),
         ({"batch_size": [8, 8]}, "stands in it twice"),

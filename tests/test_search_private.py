@@ -63,6 +63,11 @@ class Untouchable(Site):
         (PRIVATE, {**CHARGED, "pruning": "median"}, "what a charged trial spends mustn't depend on what it finds"),
         (PRIVATE, {**CHARGED, "public": True}, "scores are on public films, which need none"),
         (replace(PRIVATE, noise_multiplier=0.0, target_epsilon=3.0), CHARGED, "the first trial would use it up"),
+        (
+            replace(PRIVATE, noise="distributed", sync_every=1, min_sites=3, weighting="uniform"),
+            CHARGED,
+            'noise is "distributed", whose cost goes by',
+        ),
         (replace(PRIVATE, delta=0.005), CHARGED, r"delta is 0\.005; for the 24 patients of site A, \d of them held out"),
         (replace(PRIVATE, validation_share=0.01), CHARGED, "sets 0 aside"),
         (PRIVATE, {**CHARGED, "space": {"batch_size": [4, 5]}, "sampler": "tpe"}, "batch_size may change what a trial spends"),

@@ -83,6 +83,11 @@ def check_charged(plan: TrainingPlan, sites: Sequence[Site], score_noise: float,
     """
     if not plan.private:
         raise KitError('The plan\'s privacy is "none", and only a private search is charged: leave charge out.')
+    if plan.noise == "distributed":
+        raise KitError(
+            'noise is "distributed", whose cost goes by the network and the clipping norm too, so trials can\'t be compared in '
+            'cost: charge a search with noise="local", or search on public films.'
+        )
     if plan.target_epsilon:
         raise KitError(
             f"target_epsilon is {plan.target_epsilon:g}, which is the ledger's, so the first trial would use it up: give the "

@@ -19,7 +19,7 @@ _FIXED = {  # key -> why it can't be searched
     **dict.fromkeys(("seed", "validation_share"), "the validation patients are drawn by it, so trials would be scored on others"),
     **dict.fromkeys(("start", "frozen"), "it belongs to the weights that training starts from"),
     **dict.fromkeys(
-        ("privacy", "target_epsilon", "noise_multiplier", "delta", "statistics_noise"),
+        ("privacy", "target_epsilon", "noise_multiplier", "delta", "statistics_noise", "noise", "colluders"),
         "it's what patients are promised, and less noise would always win",
     ),
 }
