@@ -22,7 +22,7 @@ SMALL = {  # each notebook has its line here: there is no list of notebooks to s
     "02_federated_training": {"patients": 10, "rounds": 1, "size": 32, "seeds": 1},
     "03_secure_aggregation": {"patients": 10, "rounds": 1, "parameters": 1000},
     "04_differential_privacy": {
-        "patients": 40, "public_patients": 10, "curve": "10", "repeats": 1, "rounds": 2, "local_steps": 2, "batch_size": 10,
+        "patients": 40, "public_patients": 10, "curve": "1 10", "repeats": 1, "rounds": 2, "local_steps": 2, "batch_size": 10,
     },
     "05_attacks": {"patients": 14, "steps": 4, "passes": 2, "canaries": 60},
     "06_secret_sharing": {"size": 32, "count": 2000},
