@@ -54,7 +54,7 @@ def attackers_limits(epsilons: Sequence[float], delta: float, *, noise_multiplie
     share = np.linspace(0, 1, 401)
     for i, value in enumerate(epsilons):
         colour, line = PALETTE[i % len(PALETTE)], _LINES[i % len(_LINES)]
-        left.plot(share, most_found(share, value, delta), line, color=colour, lw=1.7, label=f"at most, ε = {value:g}")
+        left.plot(share, most_found(share, value, delta), line, color=colour, lw=1.7, label=f"at most, ε = {value:.2g}")
     if noise_multiplier is not None:
         own = epsilon([(Gaussian(noise_multiplier), 1)], delta)
         label = f"best attack on one\nrelease, σ = {noise_multiplier:g} (ε = {own:.2g})"
