@@ -17,6 +17,7 @@ from primia_kit.privacy.statistics import (
     pixel_mean_and_std,
     plausible_counts,
     private_class_counts,
+    private_feature_sum,
     private_pixel_sums,
 )
 
@@ -115,3 +116,16 @@ def test_drowned_statistics_are_told(numbers):
 
 def test_counts_for_weights_are_at_least_one():
     assert plausible_counts(torch.tensor([-3.0, 0.2, 40.0])).tolist() == [1, 1, 40]
+
+
+def test_a_patient_moves_the_feature_sum_by_one_at_most(monkeypatch):
+    """However many films, and whatever isn't a number among them; features that are too long are cut off."""
+    monkeypatch.setattr(NoiseSource, "noised", lambda self, values, std: values)
+    features = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    patients = ("a", "b", "b", "b", "c", "d")
+    features[4], features[5] = torch.tensor([float("nan"), 0, 1, 0]), torch.tensor([9.0, 0, 0, 0])
+    found = private_feature_sum(features, patients, Gaussian(1.0), NoiseSource())
+    kept = features[1:4].double().mean(0), torch.tensor([0.0, 0, 1, 0]), torch.tensor([1.0, 0, 0, 0])
+    torch.testing.assert_close(found, features[0].double() + sum(kept))
+    without = private_feature_sum(features[[0, 4, 5]], ("a", "c", "d"), Gaussian(1.0), NoiseSource())
+    assert float((found - without).norm()) <= 1
