@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from ..errors import KitError
 from .accounting import check_delta
@@ -42,6 +41,8 @@ def found_by_best_test(fpr: np.ndarray | float, noise_multiplier: float) -> np.n
     Args:
         noise_multiplier: σ over the most that one child changes, above 0.
     """
+    from scipy.special import ndtr, ndtri
+
     if not noise_multiplier > 0:
         raise KitError(f"The noise multiplier is {noise_multiplier:g}; a release that is tested here has noise, so it's above 0.")
     return ndtr(ndtri(_shares(fpr, "fpr")) + 1 / noise_multiplier)

@@ -16,7 +16,6 @@ Poisson sample of rate 1 / T. It isn't: a child is in exactly one batch, and the
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import log_ndtr
 
 from ..errors import KitError
 from .accounting import check_count, check_delta
@@ -48,4 +47,6 @@ def shuffled_epsilon_at_least(noise_multiplier: float, batches: int, delta: floa
 
 def _some_above(thresholds: np.ndarray, shift: float, sigma: float, batches: int) -> np.ndarray:
     """P_shift[E_c] for each threshold c, exact also where it's tiny."""
+    from scipy.special import log_ndtr
+
     return -np.expm1(log_ndtr((thresholds - shift) / sigma) + (batches - 1) * log_ndtr(thresholds / sigma))
