@@ -1,12 +1,10 @@
-"""What ε bounds for one child, what shuffled batches give away for certain, and the pictures and the exercise about both."""
+"""What ε bounds for one child, what shuffled batches give away for certain, and the exercise on clipping."""
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
-from primia_kit import figures, lessons
+from primia_kit import lessons
 from primia_kit.errors import KitError
-from primia_kit.evaluation import Interval
 from primia_kit.privacy import (
     Gaussian,
     SampledGaussian,
@@ -103,16 +101,3 @@ def clip_the_sum(gradients, norm):
 )
 def test_the_exercise_on_clipping(clipped_sum, answer):
     assert answer in lessons.check_clipped_sum(clipped_sum)
-
-
-def test_pictures():
-    some = {1.0: Interval(0.2, 0.1, 0.3, 100, 0), 10.0: Interval(0.4, 0.3, 0.5, 100, 0)}
-    drawn = [
-        figures.two_worlds([0.5, 1.5, 6.0], delta=1e-3),
-        figures.attackers_limits([0.5, 3], delta=1e-3, noise_multiplier=1.5),
-        figures.shuffled_batches([0.8, 1.5], batches=20, delta=1e-4),
-        figures.gradient_norms([0.2, 3.0, 1.0], 1.0),
-        figures.sum_changes({"BatchNorm": [0.5, 1.6], "GroupNorm": [0.9, 1.0]}, 1.0),
-        figures.epsilon_utility(some, {"no noise": some[10.0]}, single={1.0: [0.1, 0.3]}),
-    ]
-    assert all(isinstance(figure, Figure) for figure in drawn)
