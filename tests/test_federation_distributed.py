@@ -16,7 +16,7 @@ from primia_kit.privacy.distributed import most_sampled
 from primia_kit.secagg import AggregationAborted, PlainSum, SecureSum
 
 from .noise_sites import Gone
-from .test_federation_private import HEAD, PRIVATE, Fixed, accuracy, hospital, hospitals
+from .private_hospitals import HEAD, PRIVATE, Fixed, accuracy, hospital, hospitals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,6 +1,7 @@
 """What a private search costs: nothing on public films, all of its trials where it's charged, or the best of a random number."""
 
 import math
+import typing
 from collections import Counter
 from dataclasses import replace
 
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from primia_kit.errors import KitError
-from primia_kit.federation import LogUniform, Site, Uniform, federate, repeat_and_select, search
+from primia_kit.federation import LogUniform, Site, TrainingPlan, Uniform, federate, repeat_and_select, search
 from primia_kit.federation import search_ways as ways
+from primia_kit.federation.search_privacy import SAME_SPENDS, trial_spends
 from primia_kit.federation.search_record import SearchRecord
 from primia_kit.federation.validation import answer_shares
 from primia_kit.privacy import Gaussian, Ledger, NoiseSource, RepeatAndSelect, SampledGaussian, epsilon
@@ -49,6 +51,24 @@ class Untouchable(Site):
         raise AssertionError
 
     pixel_sums = class_counts = validation_sums = update
+
+
+# --- what a trial spends
+
+
+def test_the_keys_that_are_said_to_change_no_spend_change_none():
+    """Of all texts that the plan's keys can be, beside a statistic that is charged already."""
+    base, who = replace(PRIVATE, pixel_statistics="private", statistics_noise=5.0), hospital("A")
+    kept, changed = set(), set()
+    for key, kind in typing.get_type_hints(TrainingPlan).items():
+        for value in typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ():
+            try:
+                plan = replace(base, **{key: value})
+            except KitError:
+                continue
+            (kept if trial_spends(plan, who, 4.0) == trial_spends(base, who, 4.0) else changed).add(key)
+    assert {"class_weights", "feature_norm"} <= changed and {"architecture", "optimizer", "strategy"} <= kept
+    assert not changed & SAME_SPENDS
 
 
 # --- refused

@@ -32,8 +32,8 @@ from .space import Space
 SAME_SPENDS = {  # keys that change what a private trial does, and not what it spends
     "architecture", "norm", "pool", "optimizer", "learning_rate", "schedule", "warmup", "momentum", "weight_decay",
     "augmentation", "augmentation_multiplicity", "virtual_batch", "strategy", "proximal_mu", "scaffold_option",
-    "server_learning_rate", "server_beta1", "server_beta2", "server_tau", "weighting", "feature_norm", "ema",
-    "pixel_mean", "pixel_std", "clipping_norm", "clipping", "clipping_quantile",
+    "server_learning_rate", "server_beta1", "server_beta2", "server_tau", "weighting", "ema", "pixel_mean", "pixel_std",
+    "clipping_norm", "clipping", "clipping_quantile",
 }  # fmt: skip
 
 
